@@ -1,0 +1,112 @@
+"""
+Everything that can go wrong, as one tree; ``server`` and ``cli`` each translate it once, at the edge.
+
+* T2LError
+  x ConfigError                 a setting is missing or wrong; start-up only
+  x RequestError                the caller's fault, 4xx
+    + InvalidRequest · InvalidDescription · UnknownModel · UnknownAdapter · PromptTooLong
+  x ModelError                  weights on the disk
+    + ModelUnavailable · ModelCorrupt · DiskFull · CheckpointMismatch
+  x AdapterError                one adapter's tensors
+    + InvalidAdapter · GenerationFailed
+  x EngineError                 the thing that produces tokens
+    + EngineBusy · EngineFailed
+"""
+
+
+class T2LError(Exception):
+    """The root of every error that t2l raises on purpose; its text is fit for the user."""
+
+
+class ConfigError(T2LError):
+    """A setting is missing or wrong; every bad setting is named at once."""
+
+
+class RequestError(T2LError):
+    """
+    The request can't be served as it is.
+
+    Args:
+        message: What happened, with the value, and what to do.
+        param: The request field at fault, in OpenAI's notation (``messages[0].content``).
+    """
+
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class InvalidRequest(RequestError):
+    """A field is missing, of the wrong type or out of range."""
+
+    code = "invalid_value"
+
+
+class InvalidDescription(RequestError):
+    """The task description is empty, too long or not text."""
+
+    code = "invalid_task_description"
+
+
+class UnknownModel(RequestError):
+    """No such model is served here."""
+
+    code = "model_not_found"
+
+
+class UnknownAdapter(RequestError):
+    """No such adapter, or it belongs to another tenant (the two look the same)."""
+
+    code = "adapter_not_found"
+
+
+class PromptTooLong(RequestError):
+    """Prompt and requested tokens don't fit into the model's context window."""
+
+    code = "context_length_exceeded"
+
+
+class ModelError(T2LError):
+    """Model weights can't be used."""
+
+
+class ModelUnavailable(ModelError):
+    """The weights could not be fetched from any source."""
+
+
+class ModelCorrupt(ModelError):
+    """The weights on the disk or from the source are not what they should be."""
+
+
+class DiskFull(ModelError):
+    """There is no room to write the weights; nothing half-written is left."""
+
+
+class CheckpointMismatch(ModelError):
+    """The hypernetwork checkpoint was trained for another base model or encoder."""
+
+
+class AdapterError(T2LError):
+    """An adapter can't be used."""
+
+
+class InvalidAdapter(AdapterError):
+    """The adapter's tensors have the wrong names or shapes, aren't finite, or are too large."""
+
+
+class GenerationFailed(AdapterError):
+    """The hypernetwork gave no usable adapter."""
+
+
+class EngineError(T2LError):
+    """The engine gave no answer."""
+
+
+class EngineBusy(EngineError):
+    """The engine's queue is full; trying again later helps."""
+
+
+class EngineFailed(EngineError):
+    """The engine broke while answering this request."""

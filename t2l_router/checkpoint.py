@@ -1,0 +1,148 @@
+"""Hypernetwork checkpoints: a directory in hub layout, safetensors only, loaded strictly."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from t2l_router.errors import CheckpointMismatch, ModelCorrupt, ModelUnavailable
+from t2l_router.hypernet import Hypernet, HypernetConfig
+from t2l_router.lora import LoraSpec, ModuleShape
+
+DEFAULT = "default"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
+FORMAT = 1
+
+
+def save_pretrained(hypernet: Hypernet, directory: Path, *, card: str) -> None:
+    """
+    Write a checkpoint in bf16; the directory appears whole or not at all.
+
+    Args:
+        hypernet: What to save.
+        directory: Where; an earlier checkpoint there is replaced.
+        card: The model card, Markdown.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        tensors = {
+            name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+            for name, tensor in hypernet.state_dict().items()
+        }
+        save_file(tensors, beside / WEIGHTS_FILE, metadata={"format": "pt"})
+        config = {"format": FORMAT, **dataclasses.asdict(hypernet.config)}
+        (beside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        (beside / CARD_FILE).write_text(card)
+        beside.chmod(0o755)
+        shutil.rmtree(directory, ignore_errors=True)
+        beside.replace(directory)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def from_pretrained(name: str | Path = DEFAULT, *, revision: str | None = None) -> Hypernet:
+    """
+    Load a hypernetwork in float32 and evaluation mode.
+
+    Args:
+        name: A directory, a hub repository, or ``default`` for the one that ships with t2l.
+        revision: Commit of the hub repository.
+
+    Raises:
+        ModelUnavailable: No such directory, and the hub has no such repository or is unreachable.
+        ModelCorrupt: Files are missing, unreadable, or don't belong together.
+    """
+    directory = _locate(str(name), revision)
+    config = _read_config(directory / CONFIG_FILE)
+    try:
+        tensors = load_file(directory / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ModelCorrupt(
+            f"{directory / WEIGHTS_FILE}: {error}; get the checkpoint anew"
+        ) from None
+    # Weights are loaded over these values anyway, so no time is spent on drawing them.
+    with torch.device("meta"):
+        hypernet = Hypernet(config)
+    try:
+        hypernet.load_state_dict(
+            {key: tensor.float() for key, tensor in tensors.items()}, strict=True, assign=True
+        )
+    except RuntimeError as error:
+        raise ModelCorrupt(f"{directory}: weights don't fit {CONFIG_FILE}: {error}") from None
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ModelCorrupt(f"{directory / WEIGHTS_FILE}: holds NaN or infinity")
+    return hypernet.eval().requires_grad_(False)  # noqa: FBT003 - torch's signature
+
+
+def hypernet_id(name: str | Path = DEFAULT) -> str:
+    """Return 16 hex digits that name a local checkpoint's weights and shapes."""
+    directory = _locate(str(name), None)
+    digest = hashlib.sha256((directory / CONFIG_FILE).read_bytes())
+    digest.update((directory / WEIGHTS_FILE).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def check_base(config: HypernetConfig, base: LoraSpec) -> None:
+    """
+    Make sure that a hypernetwork writes adapters for this base model.
+
+    Args:
+        config: The hypernetwork's.
+        base: The shapes of the base model that is served.
+
+    Raises:
+        CheckpointMismatch: Another model, or the same name with other shapes.
+    """
+    lora = config.lora
+    if lora.base_model != base.base_model or not lora.same_shapes(base):
+        raise CheckpointMismatch(
+            f"this hypernetwork writes adapters for {lora.base_model} ({lora.n_layers} layers), "
+            f"not for {base.base_model} ({base.n_layers} layers); choose a checkpoint trained for "
+            f"that base model, or train one with: t2l train --base {base.base_model}"
+        )
+
+
+def _locate(name: str, revision: str | None) -> Path:
+    if name == DEFAULT:
+        return Path(str(files("t2l_router") / "checkpoints" / "smollm2-135m-instruct-l"))
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE],
+                etag_timeout=5,
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelUnavailable(
+            f"{name!r} is neither a checkpoint directory nor a reachable hub repository: {error}"
+        ) from None
+
+
+def _read_config(path: Path) -> HypernetConfig:
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+        if raw.pop("format") != FORMAT:
+            raise ModelCorrupt(f"{path}: written by another version of t2l; get a newer t2l")
+        lora = raw.pop("lora")
+        modules = tuple(ModuleShape(**module) for module in lora.pop("modules"))
+        return HypernetConfig(lora=LoraSpec(modules=modules, **lora), **raw)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelCorrupt(f"{path}: not a hypernetwork config: {error!r}") from None

@@ -1,0 +1,57 @@
+"""The program ``t2l``: finds the command's module, runs it, and turns errors into exit codes."""
+
+import importlib
+from typing import Any
+
+import click
+
+from t2l_router.cli import output
+
+# One line a noun: module ``t2l_router.cli.<noun>`` with a ``command``. The help text stands here
+# so that ``t2l --help`` imports none of them.
+COMMANDS: dict[str, str] = {}
+
+
+class Program(click.Group):
+    """Loads a command's module only when that command runs, and reports every expected error."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Name the commands in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"t2l_router.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the table of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an expected error is one line on stderr and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            ctx.exit(output.INTERRUPTED)
+        except Exception as error:
+            code = output.exit_code(error)
+            if code is None:
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(code)
+
+
+@click.command(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="t2l", prog_name="t2l")
+def main() -> None:
+    """Adapt a local language model to each conversation's task."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""
+What a command prints, and with which code the program ends.
+
+Data goes to stdout, everything else to stderr.
+A command takes `output_option` and calls `Output.table` or `Output.record` once, with plain values;
+the format decides how they look:
+
+* ``human``  tables for reading, 80 columns unless the terminal says otherwise
+* ``json``   one JSON document with every field; fields are only ever added
+* ``quiet``  the first column alone, one value a line, for other commands
+* ``auto``   ``human`` on a terminal, tab-separated lines without truncation elsewhere
+"""
+
+import datetime as dt
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import PurePath
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import click
+
+from t2l_router import errors
+
+Format = Literal["auto", "human", "json", "quiet"]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+OK, FAILURE, USAGE, NOT_FOUND, CONFLICT, UNVERIFIED, UNREACHABLE = range(7)
+INTERRUPTED = 130
+
+
+def exit_code(error: BaseException) -> int | None:
+    """The exit code for an expected error, looked up along its classes; None for a bug of ours."""
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
+
+
+class ServerUnreachable(errors.T2LError):
+    """No server answers at the address given."""
+
+
+_CODES: dict[type[BaseException], int] = {
+    errors.T2LError: FAILURE,
+    errors.ConfigError: USAGE,
+    errors.RequestError: USAGE,
+    errors.UnknownModel: NOT_FOUND,
+    errors.UnknownAdapter: NOT_FOUND,
+    errors.ModelCorrupt: UNVERIFIED,
+    errors.CheckpointMismatch: UNVERIFIED,
+    errors.InvalidAdapter: UNVERIFIED,
+    FileExistsError: CONFLICT,
+    ServerUnreachable: UNREACHABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """
+    One column of a table.
+
+    Args:
+        key: The row's key.
+        title: One word, shown in capitals.
+        show: The value as people read it; ``json`` shows the value itself.
+        right: Align to the right, for numbers.
+    """
+
+    key: str
+    title: str
+    show: Callable[[Any], str] = str
+    right: bool = False
+
+
+class Output:
+    """Prints a command's results in the format the user chose."""
+
+    def __init__(self, style: Format) -> None:
+        self.style = style
+
+    @property
+    def is_human(self) -> bool:
+        """Whether a person reads the result on a terminal: prose, colour and streaming are fine."""
+        return self.style == "human" or (self.style == "auto" and sys.stdout.isatty())
+
+    def table(self, rows: Sequence[Mapping[str, object]], columns: Sequence[Column]) -> None:
+        """
+        Print one row a line.
+
+        Args:
+            rows: May hold more keys than there are columns; ``json`` prints them all.
+            columns: The first is the one that ``quiet`` prints.
+        """
+        if self.style == "json":
+            self.json(list(rows))
+        elif self.style == "quiet":
+            self._lines([[str(row[columns[0].key])] for row in rows])
+        elif self.is_human:
+            self._draw(rows, columns)
+        else:
+            titles = [column.title.upper() for column in columns]
+            self._lines([titles, *([c.show(row[c.key]) for c in columns] for row in rows)])
+
+    def record(self, record: Mapping[str, object]) -> None:
+        """Print one thing, a field a line; ``quiet`` prints its first field alone."""
+        if self.style == "json":
+            self.json(record)
+        elif self.style == "quiet":
+            self._lines([[str(next(iter(record.values())))]])
+        elif self.is_human:
+            width = max(map(len, record), default=0) + 2
+            for key, value in record.items():
+                click.echo(f"{key:<{width}}{_text(value)}")
+        else:
+            self._lines([[key, _text(value)] for key, value in record.items()])
+
+    def json(self, document: object) -> None:
+        """Print one JSON document."""
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False, default=_plain))
+
+    def note(self, text: str) -> None:
+        """Tell the user something that is not data, on stderr; ``quiet`` leaves it out."""
+        if self.style != "quiet":
+            click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Tell the user what is wrong but doesn't stop the command, on stderr."""
+        click.echo(f"Warning: {text}", err=True)
+
+    def _lines(self, rows: Sequence[Sequence[str]]) -> None:
+        for row in rows:
+            # A tab or newline inside a value would make a second field or row of it.
+            click.echo("\t".join(" ".join(cell.split()) for cell in row))
+
+    def _draw(self, rows: Sequence[Mapping[str, object]], columns: Sequence[Column]) -> None:
+        # Lazy: rich costs 60 ms that most commands need not pay.
+        from rich.console import Console  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            justify: Literal["left", "right"] = "right" if column.right else "left"
+            table.add_column(
+                column.title.upper(), justify=justify, no_wrap=True, overflow="ellipsis"
+            )
+        for row in rows:
+            # Text, not str: a description like "[red]" is data, not markup.
+            table.add_row(*(Text(" ".join(c.show(row[c.key]).split())) for c in columns))
+        Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
+
+
+def output_option(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command the option ``--format`` and an argument ``out``, an `Output`."""
+
+    @click.option(
+        "--format",
+        "style",
+        type=click.Choice(["auto", "human", "json", "quiet"]),
+        default="auto",
+        show_default=True,
+        help="How to print the result.",
+    )
+    @functools.wraps(command)
+    def with_output(*args: Any, style: Format, **kwargs: Any) -> R:
+        return command(*args, out=Output(style), **kwargs)
+
+    return with_output
+
+
+def size(n_bytes: int) -> str:
+    """Bytes as people read them, e.g. ``1.8 MiB``."""
+    value = float(n_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:  # noqa: PLR2004 - the unit's own meaning
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def age(moment: dt.datetime, now: dt.datetime) -> str:
+    """How long ago *moment* was, in one unit, e.g. ``3h``; both with a time zone."""
+    seconds = max(0, int((now - moment).total_seconds()))
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    return "-" if value is None else str(_plain(value))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dt.datetime | dt.date):
+        return value.isoformat()
+    if isinstance(value, PurePath):
+        return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)

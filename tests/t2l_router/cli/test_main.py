@@ -1,0 +1,106 @@
+import subprocess
+import sys
+from importlib import import_module
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from t2l_router.cli import main as program
+from t2l_router.cli import output
+from t2l_router.errors import ConfigError, InvalidAdapter, T2LError, UnknownModel
+
+
+def run(error: Exception | type[BaseException]) -> click.testing.Result:
+    """Run a command that raises *error*."""
+
+    @click.command()
+    def command() -> None:
+        raise error
+
+    group = program.Program("t2l")
+    group.get_command = lambda ctx, name: command
+    return CliRunner().invoke(group, ["anything"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (T2LError("x"), 1),
+        (ConfigError("x"), 2),
+        (UnknownModel("x"), 3),
+        (FileExistsError("x"), 4),
+        (InvalidAdapter("x"), 5),
+        (output.ServerUnreachable("x"), 6),
+        (KeyboardInterrupt, 130),
+    ],
+)
+def test_error_exit_code(error, code):
+    """An expected error ends the program with the code the user can script on."""
+    result = run(error)
+
+    assert code == result.exit_code
+    assert result.stdout == ""
+
+
+def test_error_is_one_line():
+    """An expected error is one line on stderr, without a traceback."""
+    result = run(UnknownModel("no model 'x'; `t2l models list` shows what there is"))
+
+    assert result.stderr == "Error: no model 'x'; `t2l models list` shows what there is\n"
+
+
+def test_bug_keeps_its_traceback():
+    """An error nobody expected is not made to look like the user's."""
+    result = run(ZeroDivisionError("a bug"))
+
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
+def test_command_loads(name):
+    """Every noun of the table has a module with a command that has help."""
+    result = CliRunner().invoke(program.main, [name, "--help"])
+
+    assert result.exit_code == 0, result.output
+    assert import_module(f"t2l_router.cli.{name}").command.help
+
+
+def test_unknown_command():
+    """A misspelled noun is a usage error."""
+    result = CliRunner().invoke(program.main, ["serv"])
+
+    assert result.exit_code == 2
+    assert "No such command 'serv'" in result.stderr
+
+
+@pytest.mark.parametrize("statement", ["import t2l_router", "import t2l_router.server"])
+def test_import_is_light(statement):
+    """Importing the request path imports no model library."""
+    assert heavy_modules(statement) == ""
+
+
+@pytest.mark.parametrize("name", ["", *program.COMMANDS])
+def test_help_is_light(name):
+    """Help imports no model library."""
+    args = ["t2l", name, "--help"] if name else ["t2l", "--help"]
+    statement = (
+        f"import sys; sys.argv = {args}\n"
+        "from t2l_router.cli.main import main\n"
+        "import contextlib, io\n"
+        "with contextlib.redirect_stdout(io.StringIO()): main(standalone_mode=False)"
+    )
+
+    assert heavy_modules(statement) == ""
+
+
+def heavy_modules(statement: str) -> str:
+    """The model libraries that a fresh interpreter holds after *statement*."""
+    check = (
+        "\nimport sys\nheavy = {'torch', 'transformers', 'sentence_transformers', 'faiss'}"
+        "\nprint(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", statement + check], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,107 @@
+import datetime as dt
+import json
+from pathlib import Path
+
+import pytest
+
+from t2l_router.cli.output import Column, Output, age, size
+
+COLUMNS = [Column("id", "id"), Column("n_bytes", "size", size, right=True)]
+ROWS = [
+    {"id": "t2l-1", "n_bytes": 1_900_000, "path": Path("library") / "t2l-1"},
+    {"id": "t2l-2", "n_bytes": 3, "path": None},
+]
+
+
+def test_table_human(capsys):
+    """People get aligned columns with capital titles."""
+    Output("human").table(ROWS, COLUMNS)
+
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["ID        SIZE", "t2l-1  1.8 MiB", "t2l-2      3 B"]
+
+
+def test_table_fits_80_columns(capsys):
+    """Off a terminal a table is 80 columns wide at most; a long value ends in an ellipsis."""
+    Output("human").table(
+        [{"id": "t2l-1", "text": "word " * 40}], [Column("id", "id"), Column("text", "text")]
+    )
+
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" in lines[1]
+
+
+def test_table_keeps_brackets(capsys):
+    """Square brackets in data are not markup."""
+    Output("human").table([{"id": "[red]x[/red]"}], [Column("id", "id")])
+
+    assert "[red]x[/red]" in capsys.readouterr().out
+
+
+def test_table_json(capsys):
+    """JSON holds every field, also those without a column."""
+    Output("json").table(ROWS, COLUMNS)
+
+    first, second = json.loads(capsys.readouterr().out)
+    assert first == {"id": "t2l-1", "n_bytes": 1_900_000, "path": "library/t2l-1"}
+    assert second["path"] is None
+
+
+def test_table_quiet(capsys):
+    """Quiet prints the first column alone."""
+    Output("quiet").table(ROWS, COLUMNS)
+
+    assert capsys.readouterr().out == "t2l-1\nt2l-2\n"
+
+
+def test_table_auto_piped(capsys):
+    """Off a terminal the default is tab-separated and never cut."""
+    Output("auto").table([{"id": "a\tb\nc", "n_bytes": 1}], COLUMNS)
+
+    assert capsys.readouterr().out == "ID\tSIZE\na b c\t1 B\n"
+
+
+@pytest.mark.parametrize(
+    ("style", "printed"),
+    [
+        ("human", "id    t2l-1\ntags  a, b\n"),
+        ("auto", "id\tt2l-1\ntags\ta, b\n"),
+        ("quiet", "t2l-1\n"),
+        ("json", '{\n  "id": "t2l-1",\n  "tags": [\n    "a",\n    "b"\n  ]\n}\n'),
+    ],
+)
+def test_record(capsys, style, printed):
+    """One thing is printed a field a line."""
+    Output(style).record({"id": "t2l-1", "tags": ["a", "b"]})
+
+    assert printed == capsys.readouterr().out
+
+
+def test_notes_stay_off_stdout(capsys):
+    """Notes and warnings never mix with data."""
+    Output("json").note("pulled")
+    Output("quiet").note("not shown")
+    Output("quiet").warn("disk nearly full")
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "pulled\nWarning: disk nearly full\n"
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")]
+)
+def test_size(n_bytes, text):
+    """Bytes are shown in the largest unit that keeps them above one."""
+    assert text == size(n_bytes)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59, "59s"), (60, "1m"), (7_300, "2h"), (200_000, "2d")]
+)
+def test_age(seconds, text):
+    """An age is shown in one unit, rounded down."""
+    now = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+
+    assert text == age(now - dt.timedelta(seconds=seconds), now)

@@ -85,7 +85,7 @@ def from_pretrained(name: str | Path = DEFAULT, *, revision: str | None = None) 
         raise ModelCorrupt(f"{directory}: weights don't fit {CONFIG_FILE}: {error}") from None
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ModelCorrupt(f"{directory / WEIGHTS_FILE}: holds NaN or infinity")
-    return hypernet.eval().requires_grad_(False)  # noqa: FBT003 - torch's signature
+    return hypernet.eval().requires_grad_(False)
 
 
 def hypernet_id(name: str | Path = DEFAULT) -> str:

@@ -1,0 +1,1 @@
+"""Training and evaluation of hypernetworks; needs a corpus folder, never ships one."""

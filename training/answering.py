@@ -1,0 +1,76 @@
+"""Greedy answers to many prompts at once, each with its own adapter."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2l_router.engines.slots import SlotBank
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """
+    Args:
+        ids: Token ids of the rendered chat.
+        slot: The adapter that answers; 0 is the base model.
+    """
+
+    ids: list[int]
+    slot: int
+
+
+@torch.inference_mode()
+def answer(
+    model: PreTrainedModel,
+    bank: SlotBank,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    batch: int,
+    label: str = "Answering",
+) -> list[str]:
+    """
+    Answer every prompt.
+
+    Args:
+        model: The base model whose target modules *bank* replaced.
+        bank: Holds the adapters.
+        tokenizer: The base model's.
+        prompts: In any order; those of similar length are answered together.
+        max_new_tokens: Longest answer.
+        batch: Prompts answered together.
+        label: Of the progress bar, shown on a terminal only.
+
+    Returns:
+        The answers' texts, in the order of *prompts*.
+    """
+    answers = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    console = Console(stderr=True)
+    starts: Iterable[int] = range(0, len(order), batch)
+    if console.is_terminal:
+        starts = track(range(0, len(order), batch), label, console=console)
+    for start in starts:
+        chosen = order[start : start + batch]
+        rows = [prompts[i].ids for i in chosen]
+        longest = max(map(len, rows))
+        pad = tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        with bank.rows([prompts[i].slot for i in chosen]):
+            out = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=pad,
+            )
+        texts = tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+        for i, text in zip(chosen, texts, strict=True):
+            answers[i] = text.strip()
+    return answers

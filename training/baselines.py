@@ -1,0 +1,49 @@
+"""What a hypernetwork has to beat, trained with the same data, budget and code."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from t2l_router.hypernet import LoraPair
+from t2l_router.lora import LoraSpec, LoraWeights
+
+
+class SharedAdapter(nn.Module):
+    """
+    One adapter for all tasks: the multi-task LoRA.
+
+    Args:
+        spec: Its shapes. A ~ U(+-1/sqrt(d_in)) and B = 0 at the start, as PEFT does.
+    """
+
+    def __init__(self, spec: LoraSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.lora_A = nn.ParameterDict()
+        self.lora_B = nn.ParameterDict()
+        for module in spec.modules:
+            bound = 1 / math.sqrt(module.d_in)
+            a = torch.empty(spec.n_layers, spec.rank, module.d_in).uniform_(-bound, bound)
+            self.lora_A[module.name] = nn.Parameter(a)
+            self.lora_B[module.name] = nn.Parameter(
+                torch.zeros(spec.n_layers, module.d_out, spec.rank)
+            )
+
+    def forward(self, task: Tensor) -> dict[str, LoraPair]:
+        """Give the same pairs to every task of ``[B, D]`` embeddings."""
+        return {
+            name: LoraPair(
+                self.lora_A[name].expand(len(task), -1, -1, -1),
+                self.lora_B[name].expand(len(task), -1, -1, -1),
+            )
+            for name in self.lora_A
+        }
+
+    def weights(self) -> LoraWeights:
+        """The adapter as it is served: bf16."""
+        return LoraWeights(
+            self.spec,
+            {name: tensor.detach().bfloat16() for name, tensor in self.lora_A.items()},
+            {name: tensor.detach().bfloat16() for name, tensor in self.lora_B.items()},
+        )

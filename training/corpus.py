@@ -1,0 +1,90 @@
+"""Reads a folder of tasks: ``tasks.jsonl`` and one gzipped JSON-lines file of examples a task."""
+
+import gzip
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from t2l_router.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """
+    One input with every output that counts as right.
+
+    Args:
+        text: The input.
+        outputs: At least one; training uses the first.
+    """
+
+    text: str
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """
+    A text-in, text-out task.
+
+    Args:
+        name: Unique in the corpus.
+        split: Which part of the corpus the task belongs to.
+        family: What kind of task it is.
+        licence_class: Decides whether weights trained on it may ship.
+        definition: The full instructions, as an annotator would get them.
+        descriptions: What a user might say of the task, in the paper's style.
+        terse_descriptions: The same as chat users type it.
+        path: The file of examples.
+    """
+
+    name: str
+    split: str
+    family: str
+    licence_class: str
+    definition: str
+    descriptions: tuple[str, ...]
+    terse_descriptions: tuple[str, ...]
+    path: Path
+
+    def examples(self, part: str) -> Iterator[Example]:
+        """Yield the task's ``train`` or ``test`` examples in the file's order."""
+        with gzip.open(self.path, "rt", encoding="utf8") as lines:
+            for line in lines:
+                raw = json.loads(line)
+                if raw["split"] == part:
+                    yield Example(raw["input"], tuple(raw.get("outputs") or [raw["output"]]))
+
+
+def load_tasks(folder: Path, splits: Collection[str]) -> list[Task]:
+    """
+    Read the tasks of some splits, in the corpus' order.
+
+    Raises:
+        ConfigError: The folder isn't a corpus, or has no task of those splits.
+    """
+    try:
+        lines = (folder / "tasks.jsonl").read_text(encoding="utf8").splitlines()
+        tasks = [_task(json.loads(line), folder) for line in lines if line]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{folder} is not a corpus folder: {error!r}") from None
+    chosen = [task for task in tasks if task.split in splits]
+    if not chosen:
+        known = ", ".join(sorted({task.split for task in tasks}))
+        raise ConfigError(f"{folder}: no task of {', '.join(splits)}; its splits: {known}")
+    return chosen
+
+
+def _task(raw: dict[str, Any], folder: Path) -> Task:
+    return Task(
+        name=raw["task"],
+        split=raw["split"],
+        family=raw["family"],
+        licence_class=raw["licence_class"],
+        definition=raw["definition"],
+        descriptions=tuple(raw["eval_descriptions"] or raw["descriptions"]),
+        terse_descriptions=tuple(raw.get("terse_descriptions", ())),
+        path=folder / raw["file"],
+    )

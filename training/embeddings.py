@@ -1,0 +1,83 @@
+"""
+Description embeddings computed once and carried to machines that have no encoder.
+
+    python -m training.embeddings --corpus DIR --splits validation --out embeddings.safetensors
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from t2l_router.errors import ConfigError
+from training.base import find_model
+from training.corpus import load_tasks
+
+
+class Encoder(Protocol):
+    """Maps texts to task embeddings."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Give ``[N, D]`` float32 rows of unit L2 norm."""
+        ...
+
+
+class StoredEmbeddings:
+    """
+    An encoder that knows a fixed set of texts.
+
+    Args:
+        path: A file that this module wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with safe_open(path, "np") as file:
+            self._rows: NDArray[np.float32] = file.get_tensor("embeddings").astype(np.float32)
+            texts = json.loads(file.metadata()["texts"])
+        self._index = {text: row for row, text in enumerate(texts)}
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Give the stored rows, ``[N, D]``."""
+        try:
+            return self._rows[[self._index[text] for text in texts]]
+        except KeyError as error:
+            raise ConfigError(f"no stored embedding of {error}") from None
+
+
+def load_encoder(name: str) -> Encoder:
+    """Load a task encoder by name, or stored embeddings by their file."""
+    if Path(name).is_file():
+        return StoredEmbeddings(Path(name))
+    # Lazy: machines that train from stored embeddings have no sentence-transformers.
+    from t2l_router import models  # noqa: PLC0415
+    from t2l_router.config import Settings  # noqa: PLC0415
+    from t2l_router.encoder import TaskEncoder  # noqa: PLC0415
+
+    return TaskEncoder.load(models.pull(name, cache_dir=Settings().cache_dir))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Embed every description of some splits into one file."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--splits", required=True)
+    parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    tasks = load_tasks(args.corpus, args.splits.split(","))
+    texts = sorted({text for t in tasks for text in (*t.descriptions, *t.terse_descriptions)})
+    rows = load_encoder(args.encoder).embed(texts)
+    save_file(
+        {"embeddings": rows.astype(np.float16)}, args.out, metadata={"texts": json.dumps(texts)}
+    )
+    print(f"{args.out}: {len(texts):,} texts")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""
+Train a hypernetwork (or the multi-task baseline) through a frozen base model.
+
+    python -m training.sft --pack runs/pack.safetensors --base DIR --out runs/first --steps 2000
+
+Writes OUT/checkpoint (hub layout; an adapter directory for the baseline), OUT/metrics.json and
+OUT/state.safetensors; the same command again goes on where a killed run stopped.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from t2l_router import checkpoint
+from t2l_router.hypernet import Hypernet, HypernetConfig
+from t2l_router.lora import LoraSpec
+from training.base import AdaptedBase, find_model, load_frozen
+from training.baselines import SharedAdapter
+from training.data import Pack
+from training.trainer import Recipe, Trainer
+
+SAVE_EVERY_S = 120
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    args = _parse(argv)
+    pack = Pack.load(args.pack)
+    validation = Pack.load(args.validation) if args.validation else None
+    recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = load_frozen(find_model(args.base or pack.facts["base_model"]), device=device, dtype=dtype)
+    if args.attention:
+        model.set_attn_implementation(args.attention)
+    spec = LoraSpec.from_model(
+        model,
+        base_model=pack.facts["base_model"],
+        base_fingerprint=pack.facts["base_fingerprint"],
+        targets=args.targets.split(","),
+        rank=args.rank,
+    )
+    torch.manual_seed(recipe.seed)
+    source = _source(args, spec, pack).to(device)
+    base = AdaptedBase(model, spec, dropout=recipe.dropout)
+    if args.compile:
+        for layer in model.get_decoder().layers:
+            layer.compile()
+    trainer = Trainer(base, source, pack, recipe, validation=validation)
+    args.out.mkdir(parents=True, exist_ok=True)
+    state = args.out / "state.safetensors"
+    if state.exists():
+        trainer.load_state(state)
+        print(f"going on from step {trainer.step}", file=sys.stderr)
+    started = time.monotonic()
+    _run(trainer, state)
+    seconds = time.monotonic() - started
+    _finish(args, trainer, seconds, device)
+
+
+def _source(args: argparse.Namespace, spec: LoraSpec, pack: Pack) -> nn.Module:
+    if args.system == "multi-task":
+        return SharedAdapter(spec)
+    return Hypernet(
+        HypernetConfig(
+            lora=spec,
+            embedding_dim=pack.embeddings.shape[1],
+            encoder=pack.facts["encoder"],
+            encoder_fingerprint=pack.facts["encoder_fingerprint"],
+            variant=args.variant,
+        )
+    )
+
+
+def _run(trainer: Trainer, state: Path) -> None:
+    """Train with a progress bar on a terminal, else a line now and then; save as it goes."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    bar_id = bar.add_task("", total=trainer.recipe.steps, loss=float("nan"), rate=0.0)
+    began, from_tokens = time.monotonic(), trainer.tokens
+    saved = began
+
+    def show(trainer: Trainer, loss: float) -> None:
+        nonlocal saved
+        now = time.monotonic()
+        rate = (trainer.tokens - from_tokens) / (now - began)
+        bar.update(bar_id, completed=trainer.step, loss=loss, rate=rate)
+        if not console.is_terminal and trainer.step % 250 == 0:
+            print(f"step {trainer.step} loss {loss:.4f} {rate:,.0f} tokens/s", flush=True)
+        if now - saved > SAVE_EVERY_S:
+            saved = now
+            validation = trainer.validate()
+            trainer.save_state(state)
+            print(f"step {trainer.step} validation loss {validation:.4f}", flush=True)
+
+    with bar:
+        trainer.run(on_step=show)
+    validation = trainer.validate()
+    trainer.save_state(state)
+    print(f"step {trainer.step} validation loss {validation:.4f}", flush=True)
+
+
+@torch.no_grad()
+def _largest_norm(hypernet: Hypernet, pack: Pack, device: str) -> float:
+    """The largest delta-W norm of a layer over all training descriptions."""
+    largest = 0.0
+    scaling = hypernet.config.lora.scaling
+    for rows in torch.from_numpy(pack.embeddings).split(256):
+        for pair in hypernet(rows.to(device)).values():
+            a, b = pair.lora_A, pair.lora_B
+            squares = ((b.mT @ b) * (a @ a.mT)).sum((-2, -1))
+            largest = max(largest, scaling * squares.max().sqrt().item())
+    return largest
+
+
+def _finish(args: argparse.Namespace, trainer: Trainer, seconds: float, device: str) -> None:
+    source = trainer.finish()
+    run = {
+        "command": "python -m training.sft " + " ".join(args.argv),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "seconds": round(seconds, 1),
+        "steps": trainer.step,
+        "tokens": trainer.tokens,
+        "tokens_per_s": round(trainer.tokens / seconds),
+        "tasks": len(trainer.pack.facts["tasks"]),
+        "parameters": sum(p.numel() for p in source.parameters()),
+        "best_validation_loss": trainer.best_loss,
+    }
+    target = args.out / "checkpoint"
+    if isinstance(source, SharedAdapter):
+        target = args.out / "adapter"
+        source.weights().save_peft(target)
+    else:
+        assert isinstance(source, Hypernet)
+        # Twice the largest seen: room for new descriptions, none for a broken forward.
+        limit = 2 * _largest_norm(source, trainer.pack, device)
+        source.config = dataclasses.replace(source.config, max_delta_norm=limit)
+        checkpoint.save_pretrained(source, target, card=_card(trainer, run))
+    metrics = {
+        "run": run,
+        "setup": dataclasses.asdict(trainer.recipe),
+        "metrics": {"history": trainer.history},
+    }
+    (args.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    print(json.dumps(run))
+
+
+def _card(trainer: Trainer, run: dict[str, object]) -> str:
+    """A model card with the facts of the run; results are added by hand from evaluations."""
+    facts = trainer.pack.facts
+    lines = [
+        f"# Text-to-LoRA hypernetwork for {facts['base_model']}",
+        "",
+        f"Encoder: {facts['encoder']}. Training tasks: {len(facts['tasks'])}.",
+        "",
+        "```",
+        json.dumps({"run": run, "recipe": dataclasses.asdict(trainer.recipe)}, indent=1),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
+    parser.add_argument("--pack", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, help="pack of tasks that choose the weights")
+    parser.add_argument("--base", default="", help="directory; default: the pack's base model")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--system", choices=["t2l", "multi-task"], default="t2l")
+    parser.add_argument("--variant", choices=["L", "M", "S"], default="L")
+    parser.add_argument("--targets", default="q_proj,v_proj")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--device", default="")
+    parser.add_argument("--attention", default="", help="e.g. flex_attention; default: the model's")
+    parser.add_argument("--compile", action="store_true", help="compile the decoder layers")
+    for field in dataclasses.fields(Recipe):
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, type=type(field.default), default=field.default)
+    args = parser.parse_args(argv)
+    args.argv = list(argv if argv is not None else sys.argv[1:])
+    return args
+
+
+if __name__ == "__main__":
+    main()

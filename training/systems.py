@@ -1,0 +1,91 @@
+"""The systems that an evaluation compares: what the prompt says, and which adapter answers."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from t2l_router.errors import ConfigError
+from training.corpus import Task
+
+Prompt = Literal["input", "definition", "description"]
+Adapter = Literal["none", "description", "terse", "shuffled", "shared"]
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """
+    Args:
+        name: Its name in results.
+        prompt: What stands in front of the task's input.
+        adapter: Which text the adapter is made from; ``shared`` is one adapter for all tasks.
+    """
+
+    name: str
+    prompt: Prompt
+    adapter: Adapter
+
+
+SYSTEMS = {
+    system.name: system
+    for system in (
+        System("base", "input", "none"),
+        System("definition", "definition", "none"),
+        System("description", "description", "none"),
+        System("t2l", "input", "description"),
+        System("t2l-description", "description", "description"),
+        System("t2l-terse", "input", "terse"),
+        System("t2l-shuffled", "input", "shuffled"),
+        System("multi-task", "input", "shared"),
+        System("multi-task-description", "description", "shared"),
+    )
+}
+
+
+def choose(names: str) -> list[System]:
+    """
+    Look up systems by their comma-separated names.
+
+    Raises:
+        ConfigError: Naming the unknown one and all known.
+    """
+    unknown = set(names.split(",")) - set(SYSTEMS)
+    if unknown:
+        raise ConfigError(f"unknown system {min(unknown)!r}; known: {', '.join(SYSTEMS)}")
+    return [SYSTEMS[name] for name in names.split(",")]
+
+
+def described(tasks: Sequence[Task], adapter: Adapter, seed: int) -> list[str]:
+    """
+    Choose the text from which each task's adapter is made.
+
+    Args:
+        tasks: At least two for ``shuffled``, which gives each task another one's description.
+        adapter: ``description``, ``terse`` or ``shuffled``.
+        seed: Decides which of a task's descriptions.
+    """
+    pick = _pick(seed)
+    if adapter == "terse":
+        return [pick(task, task.terse_descriptions or task.descriptions) for task in tasks]
+    texts = [pick(task, task.descriptions) for task in tasks]
+    if adapter == "shuffled":
+        # One cycle through a random order: nobody keeps the own description.
+        order = list(range(len(tasks)))
+        random.Random(seed).shuffle(order)  # noqa: S311 - sampling, not secrets
+        shuffled = dict(zip(order, order[1:] + order[:1], strict=True))
+        texts = [texts[shuffled[i]] for i in range(len(tasks))]
+    return texts
+
+
+def instruction(task: Task, prompt: Prompt, seed: int) -> str | None:
+    """Give what stands in front of the input."""
+    if prompt == "definition":
+        return task.definition
+    return _pick(seed)(task, task.descriptions) if prompt == "description" else None
+
+
+def _pick(seed: int) -> Callable[[Task, Sequence[str]], str]:
+    def pick(task: Task, texts: Sequence[str]) -> str:
+        return random.Random(f"{seed}/{task.name}").choice(texts)  # noqa: S311
+
+    return pick

@@ -1,0 +1,274 @@
+"""
+Supervised fine-tuning: the base model's loss on each task's examples trains the hypernetwork.
+
+Source: Text-to-LoRA, section 3.2. Ours packs a task's examples into one row (one adapter a row,
+attention stops at example borders), hides the instruction from half of the prompts, and computes
+logits at answer positions only.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own idiom
+
+from t2l_router.errors import ConfigError
+from training.base import AdaptedBase
+from training.data import Batch, Pack, Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """
+    Args:
+        steps: Optimiser steps.
+        tasks_per_step: Tasks a step, one packed row and one description each.
+        row_tokens: Length of a row.
+        lr: Peak learning rate of AdamW; linear warm-up, then linear decay to 0.
+        warmup: Share of the steps spent warming up.
+        weight_decay: Of AdamW.
+        clip: Largest gradient norm.
+        ema: Decay of the averaged weights, which are the result.
+        noise: Standard deviation of noise on the unit-norm description embedding.
+        dropout: LoRA dropout.
+        plain: Share of examples without instruction (definition dropout).
+        terse: Share of rows with a terse description.
+        seed: Of everything drawn.
+    """
+
+    steps: int = 2000
+    tasks_per_step: int = 64
+    row_tokens: int = 512
+    lr: float = 1e-3
+    warmup: float = 0.03
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    ema: float = 0.998
+    noise: float = 0.02
+    dropout: float = 0.05
+    plain: float = 0.5
+    terse: float = 0.35
+    seed: int = 0
+
+
+class Trainer:
+    """
+    Trains a source of LoRA pairs through a frozen base model.
+
+    Args:
+        base: The adapted base model.
+        source: Maps embeddings ``[T, D]`` to LoRA pairs: a `Hypernet` or a baseline.
+        pack: Training data.
+        recipe: How.
+        validation: Data of tasks that aren't trained on; the best averaged weights are chosen by
+            their loss. None keeps the last ones.
+    """
+
+    def __init__(
+        self,
+        base: AdaptedBase,
+        source: nn.Module,
+        pack: Pack,
+        recipe: Recipe,
+        *,
+        validation: Pack | None = None,
+    ) -> None:
+        self.base, self.source, self.pack, self.recipe = base, source, pack, recipe
+        self.device = next(base.parameters()).device
+        self.step = 0
+        self.tokens = 0
+        self.history: list[dict[str, float]] = []
+        self.best_loss = float("inf")
+        self._params = dict(source.named_parameters())
+        self._averaged = {name: p.detach().clone() for name, p in self._params.items()}
+        self.best = {name: p.clone() for name, p in self._averaged.items()}
+        self._optimiser = torch.optim.AdamW(
+            source.parameters(),
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            fused=self.device.type == "cuda",
+        )
+        self._sampler = _sampler(pack, recipe)
+        self._validation = None
+        if validation is not None:
+            self._validation = _sampler(validation, recipe, plain=1.0, terse=0.5)
+
+    def run(
+        self, *, until: int | None = None, on_step: Callable[["Trainer", float], None] | None = None
+    ) -> None:
+        """
+        Train up to a step (default: all of them).
+
+        Args:
+            until: The step to stop before.
+            on_step: Called after each step with the step's loss (a 0-d tensor's value costs a
+                synchronisation, so it is passed every 50 steps only).
+        """
+        last = min(until or self.recipe.steps, self.recipe.steps)
+        for batch in _prefetch(self._sampler, range(self.step, last)):
+            loss = self._train(batch)
+            self.step += 1
+            self.tokens += batch.real_tokens
+            if self.step % 50 == 0 or self.step == last:
+                value = loss.item()
+                self.history.append({"step": self.step, "loss": value, "tokens": self.tokens})
+                if on_step is not None:
+                    on_step(self, value)
+
+    def _train(self, batch: Batch) -> Tensor:
+        recipe = self.recipe
+        # Seeding by step makes dropout and noise the same after a resume.
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step)
+        self.source.train()
+        self.base.train()
+        for group in self._optimiser.param_groups:
+            group["lr"] = recipe.lr * _schedule(self.step, recipe)
+        noisy = batch.embeddings.to(self.device)
+        noisy = F.normalize(noisy + recipe.noise * torch.randn_like(noisy), dim=-1)
+        loss = self._loss(batch, noisy)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.source.parameters(), recipe.clip)
+        self._optimiser.step()
+        decay = min(recipe.ema, (self.step + 1) / (self.step + 10))
+        torch._foreach_lerp_(  # noqa: SLF001 - one kernel instead of one per tensor
+            list(self._averaged.values()),
+            [p.detach() for p in self._params.values()],
+            1 - decay,
+        )
+        return loss.detach()
+
+    def _loss(self, batch: Batch, embeddings: Tensor) -> Tensor:
+        to = {"device": self.device, "non_blocking": True}
+        logits = self.base(
+            self.source(embeddings),
+            batch.input_ids.to(**to),
+            batch.position_ids.to(**to),
+            batch.label_at.to(**to),
+        )
+        losses = F.cross_entropy(logits, batch.labels.to(**to), reduction="none")
+        return (losses * batch.weights.to(**to)).sum()
+
+    @torch.no_grad()
+    def validate(self, *, batches: int = 4) -> float:
+        """Give the averaged weights' loss on validation tasks and remember the best weights."""
+        if self._validation is None:
+            self.best = {name: p.clone() for name, p in self._averaged.items()}
+            return float("nan")
+        current = {name: p.detach().clone() for name, p in self._params.items()}
+        self._assign(self._averaged)
+        self.source.eval()
+        self.base.eval()
+        total = 0.0
+        for i in range(batches):
+            batch = self._validation.batch(i)
+            total += self._loss(batch, batch.embeddings.to(self.device)).item()
+        self._assign(current)
+        loss = total / batches
+        self.history.append({"step": self.step, "validation_loss": loss})
+        if loss < self.best_loss:
+            self.best_loss = loss
+            self.best = {name: p.clone() for name, p in self._averaged.items()}
+        return loss
+
+    @torch.no_grad()
+    def finish(self) -> nn.Module:
+        """Put the best averaged weights into the source and return it, in evaluation mode."""
+        self._assign(self.best)
+        return self.source.eval()
+
+    def save_state(self, path: Path) -> None:
+        """Write all that `load_state` needs to go on as if nothing had happened."""
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in self._params.items():
+            tensors[f"param/{name}"] = parameter.detach()
+            tensors[f"averaged/{name}"] = self._averaged[name]
+            tensors[f"best/{name}"] = self.best[name]
+            for key, value in self._optimiser.state.get(parameter, {}).items():
+                tensors[f"adam/{key}/{name}"] = value
+        loop = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "history": self.history,
+            "best_loss": self.best_loss,
+            "recipe": asdict(self.recipe),
+        }
+        beside = path.with_suffix(".part")
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(tensors, beside, metadata={"loop": json.dumps(loop)})
+        beside.replace(path)
+
+    @torch.no_grad()
+    def load_state(self, path: Path) -> None:
+        """
+        Go on from a saved state.
+
+        Raises:
+            ConfigError: The state belongs to another recipe.
+        """
+        with safe_open(path, "pt", device=str(self.device)) as file:
+            loop = json.loads(file.metadata()["loop"])
+            if loop["recipe"] != asdict(self.recipe):
+                raise ConfigError(f"{path} was made with another recipe: {loop['recipe']}")
+            for name, parameter in self._params.items():
+                parameter.copy_(file.get_tensor(f"param/{name}"))
+                self._averaged[name].copy_(file.get_tensor(f"averaged/{name}"))
+                self.best[name].copy_(file.get_tensor(f"best/{name}"))
+                state = {
+                    key: file.get_tensor(f"adam/{key}/{name}")
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+                if self.device.type == "cpu":
+                    state["step"] = state["step"].cpu()
+                self._optimiser.state[parameter] = state
+        self.step, self.tokens = loop["step"], loop["tokens"]
+        self.history, self.best_loss = loop["history"], loop["best_loss"]
+
+    @torch.no_grad()
+    def _assign(self, values: dict[str, Tensor]) -> None:
+        for name, parameter in self._params.items():
+            parameter.copy_(values[name])
+
+
+def _sampler(pack: Pack, recipe: Recipe, **changes: float) -> Sampler:
+    return Sampler(
+        pack,
+        tasks_per_step=recipe.tasks_per_step,
+        row_tokens=recipe.row_tokens,
+        seed=recipe.seed,
+        **{"plain": recipe.plain, "terse": recipe.terse, **changes},
+    )
+
+
+def _schedule(step: int, recipe: Recipe) -> float:
+    """The share of the peak learning rate at a step: up, then down to 0."""
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return (recipe.steps - step) / max(1, recipe.steps - warmup)
+
+
+def _prefetch(sampler: Sampler, steps: Iterable[int], *, ahead: int = 8) -> Iterator[Batch]:
+    """Draw batches on another thread, so that the device never waits for them."""
+    queue: Queue[Batch | BaseException | None] = Queue(maxsize=ahead)
+
+    def draw() -> None:
+        try:
+            for step in steps:
+                queue.put(sampler.batch(step))
+            queue.put(None)
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
+            queue.put(error)
+
+    Thread(target=draw, daemon=True).start()
+    while (item := queue.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item

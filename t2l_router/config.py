@@ -1,0 +1,145 @@
+"""
+The settings: flags, else environment variables ``T2L_...``, else ``t2l.toml``, else defaults.
+
+No other module reads the environment.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_cache_path, user_data_path
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from t2l_router.errors import ConfigError
+
+PREFIX = "T2L_"
+FILE = Path("t2l.toml")
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+Directory = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; `load` reports what is wrong with it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        toml_file=FILE,
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+    )
+
+    base_model: str = Field(
+        "HuggingFaceTB/SmolLM2-135M-Instruct", description="The language model that is adapted."
+    )
+    encoder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", description="Embeds task descriptions."
+    )
+    hypernet: str = Field(
+        "default", description="Writes adapters: `default`, or a checkpoint directory."
+    )
+    data_dir: Directory = Field(
+        default_factory=lambda: user_data_path("t2l"), description="Holds the adapter library."
+    )
+    cache_dir: Directory = Field(
+        default_factory=lambda: user_cache_path("t2l"), description="Holds converted models."
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    max_body_bytes: int = Field(4 << 20, ge=1_024, description="Largest request body.")
+    keep_alive_s: float = Field(
+        5.0, gt=0, description="Longest silence in a stream before a comment is sent."
+    )
+    drain_s: int = Field(30, ge=0, description="Time that running answers get at shutdown.")
+
+    engine: Literal["local", "echo"] = Field(
+        "local", description="What answers: a local model, or an echo without any model."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="The base model's numbers; auto is bfloat16."
+    )
+    slots: int = Field(16, ge=1, le=1_024, description="Adapters resident in the engine.")
+    max_running: int = Field(8, ge=1, description="Requests answered at once.")
+    max_waiting: int = Field(64, ge=0, description="Requests in the queue; more get a 429.")
+    max_tokens: int = Field(1_024, ge=1, description="Longest answer if a request names no limit.")
+    temperature: float = Field(
+        0.2, ge=0, le=2, description="Sampling temperature if a request names none."
+    )
+    generation_timeout_s: float = Field(
+        5.0, gt=0, description="Wait this long for a new adapter, then answer with the base model."
+    )
+    max_generating: int = Field(64, ge=1, description="Adapters being written at once.")
+    adapter_memory_mib: int = Field(256, ge=1, description="Memory for generated adapters.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What `t2l serve` writes to stderr."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Name the sources, the strongest first."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(flags: Mapping[str, Any] | None = None) -> Settings:
+    """
+    Read the settings from all sources.
+
+    Args:
+        flags: From the command line; None values were not given.
+
+    Raises:
+        ConfigError: Naming every bad setting and where it was set.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    try:
+        return Settings(**given)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{FILE} is not TOML: {error}") from None
+    except ValidationError as error:
+        origin = origins(given)
+        faults = []
+        for fault in error.errors():
+            name = str(fault["loc"][0])
+            known = name in Settings.model_fields
+            what = f"{fault['msg']} (got {fault['input']!r})" if known else "no such setting"
+            faults.append(f"{name}, from {origin.get(name, str(FILE))}: {what}")
+        raise ConfigError("\n".join(["bad settings:", *faults])) from None
+
+
+def origins(flags: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Where each setting's value comes from: a flag, an environment variable, the file, nowhere."""
+    from_file = TomlConfigSettingsSource(Settings)()
+    from_environment = EnvSettingsSource(Settings)()
+    found = dict.fromkeys(Settings.model_fields, "default")
+    found |= {name: str(FILE.absolute()) for name in from_file}
+    found |= {name: f"{PREFIX}{name.upper()}" for name in from_environment}
+    found |= {
+        name: f"--{name.replace('_', '-')}"
+        for name, value in (flags or {}).items()
+        if value is not None
+    }
+    return found

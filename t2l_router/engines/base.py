@@ -1,0 +1,103 @@
+"""The engine's contract: what produces tokens, whatever it runs on."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from adapters_store.identity import AdapterId
+from t2l_router.wire import ChatRequest, FinishReason, Usage
+
+
+class Weights(Protocol):
+    """An adapter's tensors, as far as those need to know who only pass them on."""
+
+    @property
+    def adapter_id(self) -> AdapterId:
+        """Their content id."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory they hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """
+    An adapter for an engine to use.
+
+    Args:
+        adapter_id: Its content id, the only name under which an engine sees it.
+        weights: Its tensors, for engines that are handed them.
+    """
+
+    adapter_id: AdapterId
+    weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """
+    A piece of an answer.
+
+    Args:
+        text: What it adds; whole characters, perhaps none.
+        finish_reason: Set on the last piece, and only there.
+        usage: Token counts, on the last piece.
+    """
+
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """
+    How an engine is doing.
+
+    Args:
+        ok: Whether it answers requests.
+        running: Requests being answered.
+        waiting: Requests in the queue.
+        resident: Adapters that need no loading.
+    """
+
+    ok: bool
+    running: int
+    waiting: int
+    resident: tuple[AdapterId, ...]
+
+
+class Engine(Protocol):
+    """Answers chat requests with the base model and at most one adapter each."""
+
+    def stream_chat(self, request: ChatRequest, adapter: AdapterRef | None) -> AsyncIterator[Delta]:
+        """
+        Answer a request piece by piece.
+
+        Closing the iterator frees what the request holds, within a step.
+
+        Args:
+            request: What to answer.
+            adapter: The adapter to answer with; None is the base model.
+
+        Raises:
+            RequestError: On the first piece: the request can't be answered as it is.
+            EngineBusy: On the first piece: the queue is full.
+            EngineFailed: At any piece.
+        """
+
+    async def ensure(self, adapter: AdapterRef) -> None:
+        """
+        Make an adapter ready for use, as far as there is room.
+
+        Raises:
+            InvalidAdapter: The adapter doesn't fit this engine's base model.
+            EngineFailed: The engine could not load it.
+        """
+
+    def health(self) -> EngineHealth:
+        """Say how the engine is doing, at once."""
+
+    async def close(self) -> None:
+        """End what runs and give back what the engine holds."""

@@ -1,0 +1,362 @@
+"""
+The OpenAI chat format on the wire: requests, answers, chunks, errors, server-sent events.
+
+Fields fall into three groups.
+Most are implemented; some only concern OpenAI's own service and are accepted without effect;
+those whose use would change the answer in a way that is not built are refused, never ignored.
+Unknown fields are allowed, as the specification doesn't forbid them.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from t2l_router.errors import InvalidRequest
+
+FinishReason = Literal["stop", "length"]
+DONE = "[DONE]"
+KEEP_ALIVE = b": ping\n\n"
+
+# field -> values that ask for nothing, so that clients which spell out defaults are served.
+REFUSED: dict[str, tuple[object, ...]] = {
+    "audio": (),
+    "function_call": (),
+    "functions": ([],),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "moderation": (),
+    "n": (1,),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "web_search_options": (),
+}
+
+
+def _flatten(content: Any) -> Any:
+    """Join text parts; whatever is no text is named, because this model can't see or hear it."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for i, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get(kind) if kind in ("text", "refusal") else None
+        if not isinstance(text, str):
+            raise ValueError(  # noqa: TRY004 - pydantic reports ValueError only
+                f"part {i} has type {kind!r}; this model reads text: "
+                '{"type": "text", "text": "..."}'
+            )
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _listed(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+_TEXT_OR_PARTS = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+)
+_TEXT_OR_LIST = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 4},
+        ]
+    }
+)
+
+
+class _Incoming(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class Message(_Incoming):
+    """One turn; its content is text, whichever form it came in."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: Annotated[str | None, BeforeValidator(_flatten), _TEXT_OR_PARTS] = None
+    name: str | None = None
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+
+
+class StreamOptions(_Incoming):
+    """What a stream carries besides the text."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class ChatRequest(_Incoming):
+    """The body of ``POST /v1/chat/completions``."""
+
+    messages: list[Message] = Field(min_length=1)
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_listed), _TEXT_OR_LIST
+    ] = Field(None, max_length=4)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+
+    # vLLM's, which its clients send here too
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    ignore_eos: bool | None = None
+
+    # ours; `describe` judges the description, so that its errors are its own
+    t2l_description: Any = None
+    t2l_adapter: str | None = None
+    t2l_session: str | None = Field(None, max_length=200)
+    t2l_required: bool | None = None
+
+    # accepted without effect
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+    store: bool | None = None
+    verbosity: str | None = None
+    reasoning_effort: str | None = None
+    prediction: dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+
+    # refused unless neutral
+    audio: Any = None
+    function_call: Any = None
+    functions: Any = None
+    logprobs: Any = None
+    modalities: Any = None
+    moderation: Any = None
+    n: Any = None
+    response_format: Any = None
+    tool_choice: Any = None
+    tools: Any = None
+    top_logprobs: Any = None
+    web_search_options: Any = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens to answer with; the newer of OpenAI's two names wins."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        """Whether a stream ends with a chunk of token counts."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """
+    Read a request body.
+
+    Raises:
+        InvalidRequest: Naming the first field at fault.
+    """
+    try:
+        request = ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    for field, neutral in REFUSED.items():
+        value = getattr(request, field)
+        if value is not None and value not in neutral:
+            raise InvalidRequest(f"{field} is not supported here; leave it out", param=field)
+    for i, message in enumerate(request.messages):
+        if message.tool_calls:
+            raise InvalidRequest(
+                "tool calls are not supported here", param=f"messages[{i}].tool_calls"
+            )
+        if message.content is None:
+            raise InvalidRequest("a message needs content", param=f"messages[{i}].content")
+    return request
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return InvalidRequest(f"the body is not JSON: {first['msg']}")
+    param = ""
+    for step in first["loc"]:
+        param += f"[{step}]" if isinstance(step, int) else f".{step}" if param else step
+    if not param:
+        return InvalidRequest("the body must be a JSON object")
+    if first["type"] == "missing":
+        return InvalidRequest(f"{param} is required", param=param)
+    value = first["input"]
+    # Only small plain values: the caller knows what he sent, and it may be his users' text.
+    got = f" (got {value!r})" if isinstance(value, bool | int | float) else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{param}: {message}{got[:80]}", param=param)
+
+
+class _Outgoing(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Usage(_Outgoing):
+    """Token counts of one answer."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, prompt_tokens: int, completion_tokens: int) -> "Usage":
+        """Add the two counts up."""
+        return cls(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        )
+
+
+class AdapterFacts(_Outgoing):
+    """Which adapter served and why: the body key ``t2l``."""
+
+    adapter: str | None
+    decision: str
+    reason: str
+    timing_ms: dict[str, float]
+
+
+class AnswerMessage(_Outgoing):
+    """The whole answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+    annotations: list[Any] = []
+
+
+class Choice(_Outgoing):
+    """One answer; there is one a request."""
+
+    index: int = 0
+    message: AnswerMessage
+    finish_reason: FinishReason
+    logprobs: None = None
+
+
+class ChatCompletion(_Outgoing):
+    """The body of a plain answer."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str | None = None
+    choices: list[Choice]
+    usage: Usage
+    t2l: AdapterFacts
+
+
+class ChunkDelta(_Outgoing):
+    """What a chunk adds; fields it doesn't add are absent."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(_Outgoing):
+    """One choice's part of a chunk."""
+
+    index: int
+    delta: ChunkDelta
+    finish_reason: FinishReason | None
+    logprobs: None
+
+
+class ChatChunk(_Outgoing):
+    """One event of a streamed answer; fields that were not set are absent."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str | None = None
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    t2l: AdapterFacts | None = None
+
+
+class ModelCard(_Outgoing):
+    """One entry of ``/v1/models``."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "t2l"
+
+
+class ModelList(_Outgoing):
+    """The body of ``/v1/models``."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ErrorDetail(_Outgoing):
+    """What went wrong, in OpenAI's four fields."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(_Outgoing):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
+def sse(data: BaseModel | str) -> bytes:
+    """Encode one server-sent event; a model loses the fields that were not set."""
+    text = data if isinstance(data, str) else data.model_dump_json(exclude_unset=True)
+    # A newline inside data ends the line, so each line needs its own field name.
+    lines = "".join(f"data: {line}\n" for line in text.split("\n"))
+    return f"{lines}\n".encode()
+
+
+class SseDecoder:
+    """Finds the data of events in a byte stream that may be cut anywhere."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, received: bytes) -> Iterator[str]:
+        """Yield the data of each event that is now complete; comments are skipped."""
+        # CRLF and LF both end lines; a CR at the border waits for its LF.
+        *events, self._rest = (self._rest + received).replace(b"\r\n", b"\n").split(b"\n\n")
+        for event in events:
+            lines = [
+                line.removeprefix(b"data:").removeprefix(b" ")
+                for line in event.split(b"\n")
+                if line.startswith(b"data:")
+            ]
+            if lines:
+                yield b"\n".join(lines).decode()
+
+
+def error_of(data: str) -> ErrorDetail | None:
+    """The error that an event's data or an error response carries, if it is one."""
+    try:
+        return ErrorBody.model_validate(json.loads(data)).error
+    except (ValueError, RecursionError):
+        return None

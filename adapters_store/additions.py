@@ -1,0 +1,193 @@
+"""Rows that enter the library: adapters, descriptions, embeddings."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from adapters_store import catalog, quotas
+from adapters_store.database import insert_row
+from adapters_store.identity import AdapterId
+from adapters_store.ledger import Change
+from adapters_store.names import SHARED, check_description, text_hash
+from adapters_store.partitions import (
+    ACTIVE_ENCODER,
+    active_encoder,
+    check_embedding,
+    encoder_id,
+    partition_id,
+    require_encoder,
+)
+from adapters_store.peft_files import LoraSettings
+from adapters_store.records import Lineage, Task
+from adapters_store.schema import adapters, descriptions, embeddings, library, partitions
+
+
+@dataclass(frozen=True, slots=True)
+class NewAdapter:
+    """What `insert_adapter` writes, all of it checked."""
+
+    id: AdapterId
+    tenant: str
+    base: str
+    settings: LoraSettings
+    size_bytes: int
+    delta_norm: float
+    lineage: Lineage
+
+
+def insert_adapter(change: Change, new: NewAdapter) -> catalog.AdapterRow:
+    """
+    Enter an adapter, or find it: a deleted one comes back to life, a living one stays as it is.
+
+    Raises:
+        QuotaExceeded: The tenant has no room for it.
+    """
+    known = change.connection.execute(
+        select(adapters).where(adapters.c.tenant == new.tenant, adapters.c.id == new.id)
+    ).first()
+    if known is not None and known.state != "deleted":
+        return known
+    generated = new.lineage.origin == "generated"
+    quotas.check(
+        change.connection,
+        tenant=new.tenant,
+        size_bytes=new.size_bytes,
+        generated=generated,
+        now=change.now,
+    )
+    if known is not None:
+        state = known.state_before_deletion
+        change.connection.execute(
+            adapters.update()
+            .where(adapters.c.pk == known.pk)
+            .values(state=state, state_before_deletion=None, deleted_at=None)
+        )
+        pk = known.pk
+    else:
+        values = _columns(new) | {"created_at": change.now}
+        pk = insert_row(change.connection, adapters, values)
+    change.log(
+        new.tenant,
+        f"add.{new.lineage.origin}",
+        new.id,
+        source=new.lineage.source,
+        hypernet_id=new.lineage.hypernet_id,
+        revived=known is not None,
+    )
+    return catalog.by_key(change.connection, pk)
+
+
+def insert_task(change: Change, row: catalog.AdapterRow, task: Task) -> int:
+    """
+    Enter a description of an adapter and its embedding; one that is known stays as it is.
+
+    Returns:
+        The partition that the embedding lies in.
+
+    Raises:
+        EncoderMismatch: The library is indexed by another encoder.
+        DimensionMismatch: The embedding is unsound.
+    """
+    connection = change.connection
+    text = check_description(task.text)
+    vector = check_embedding(task.embedding)
+    require_encoder(connection, task.encoder)
+    if active_encoder(connection) is None:
+        connection.execute(library.insert().values(key=ACTIVE_ENCODER, value=task.encoder))
+    encoder = encoder_id(connection, task.encoder, vector.size)
+    partition = partition_id(connection, tenant=row.tenant, base=row.base, encoder=encoder)
+    known = connection.execute(
+        select(descriptions.c.id).where(
+            descriptions.c.adapter_pk == row.pk, descriptions.c.text_hash == text_hash(text)
+        )
+    ).scalar_one_or_none()
+    if known is not None:
+        return partition
+    description = insert_row(
+        connection,
+        descriptions,
+        {
+            "adapter_pk": row.pk,
+            "text": text,
+            "text_hash": text_hash(text),
+            "source": task.source,
+            "created_at": change.now,
+        },
+    )
+    connection.execute(
+        embeddings.insert().values(
+            partition_id=partition, description_id=description, vector=vector.tobytes()
+        )
+    )
+    return partition
+
+
+def copy_to_shared(change: Change, row: catalog.AdapterRow) -> catalog.AdapterRow:
+    """Enter an approved copy of a tenant's adapter, with its descriptions, for every tenant."""
+    connection = change.connection
+    own = connection.execute(select(adapters).where(adapters.c.pk == row.pk)).mappings().one()
+    columns = dict(own) | {
+        "tenant": SHARED,
+        "state": "approved",
+        "source": f"promoted from tenant {row.tenant}",
+        "pinned": False,
+        "hits": 0,
+        "last_used_at": None,
+        "created_at": change.now,
+    }
+    del columns["pk"]
+    shared_pk = insert_row(connection, adapters, columns)
+    texts = (
+        connection.execute(
+            select(descriptions)
+            .where(descriptions.c.adapter_pk == row.pk)
+            .order_by(descriptions.c.id)
+        )
+        .mappings()
+        .all()
+    )
+    for text in texts:
+        values = {key: value for key, value in text.items() if key != "id"}
+        copied = insert_row(connection, descriptions, values | {"adapter_pk": shared_pk})
+        _copy_embeddings(change, row.base, text["id"], copied)
+    change.log(row.tenant, "promote", row.id, descriptions=len(texts))
+    change.log(SHARED, "add.promoted", row.id, promoted_from=row.tenant)
+    return catalog.by_key(connection, shared_pk)
+
+
+def _copy_embeddings(change: Change, base: str, source: int, target: int) -> None:
+    from_rows = change.connection.execute(
+        select(embeddings.c.vector, partitions.c.encoder_id)
+        .join(partitions, partitions.c.id == embeddings.c.partition_id)
+        .where(embeddings.c.description_id == source)
+    ).all()
+    for row in from_rows:
+        partition = partition_id(
+            change.connection, tenant=SHARED, base=base, encoder=row.encoder_id
+        )
+        change.connection.execute(
+            embeddings.insert().values(
+                partition_id=partition, description_id=target, vector=row.vector
+            )
+        )
+
+
+def _columns(new: NewAdapter) -> dict[str, object]:
+    return {
+        "id": new.id,
+        "tenant": new.tenant,
+        "state": "generated",
+        "base": new.base,
+        "base_model": new.settings.base_model,
+        "rank": new.settings.rank,
+        "alpha": new.settings.alpha,
+        "rslora": new.settings.rslora,
+        "target_modules": ",".join(new.settings.target_modules),
+        "size_bytes": new.size_bytes,
+        "delta_norm": new.delta_norm,
+        "origin": new.lineage.origin,
+        "source": new.lineage.source,
+        "hypernet_id": new.lineage.hypernet_id,
+        "pinned": False,
+        "hits": 0,
+    }

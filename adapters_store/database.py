@@ -1,0 +1,170 @@
+"""Connections and transactions: one code path for SQLite and PostgreSQL."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from adapters_store.errors import (
+    SchemaOutdated,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    StoreUnavailable,
+)
+from adapters_store.faults import named_os_errors
+
+SCHEMA_HEAD = "0001"
+_WRITER_LOCK = 0x74326C  # "t2l": the advisory lock that makes PostgreSQL's writers take turns
+_BUSY_TIMEOUT_MS = 30_000
+
+# What the drivers say -> what happened. SQLite and PostgreSQL have no common error codes.
+_MEANINGS: tuple[tuple[str, type[StoreError], str], ...] = (
+    ("database is locked", StoreBusy, "other writers held the database too long; try again"),
+    ("lock timeout", StoreBusy, "other writers held the database too long; try again"),
+    ("readonly database", StoreReadOnly, "the database can't be written; check its permissions"),
+    ("read-only transaction", StoreReadOnly, "the database is a read-only replica"),
+    ("disk is full", StoreFull, "no room for the database; free some space, nothing was changed"),
+    ("no space left", StoreFull, "no room for the database; free some space, nothing was changed"),
+    ("disk i/o error", StoreUnavailable, "the disk failed under the database"),
+    ("unable to open", StoreUnavailable, "the database can't be opened; check path and permission"),
+    ("malformed", StoreCorrupt, "the database is damaged; restore a backup"),
+    ("not a database", StoreCorrupt, "the file is no library database"),
+    ("connection", StoreUnavailable, "the database server can't be reached"),
+)
+
+
+class Database:
+    """
+    The SQL side of the library.
+
+    Args:
+        url: SQLAlchemy URL, ``sqlite:///path`` or ``postgresql+psycopg://...``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite and self.url.database:
+            with named_os_errors(f"create {self.url.database}"):
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        self.engine = _sqlite_engine(url) if self.is_sqlite else create_engine(url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Run the block in a transaction that changes nothing."""
+        with _named_errors(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """
+        Run the block as the only writer; commit at its end, or change nothing.
+
+        Writers take turns, so rows commit in the order of their sequence numbers.
+        """
+        with _named_errors(), self.engine.connect() as plain:
+            connection = plain.execution_options(t2l_write=True)
+            with connection.begin():
+                if not self.is_sqlite:
+                    connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER_LOCK})"))
+                yield connection
+
+    def now(self, connection: Connection) -> datetime:
+        """The time by the database's clock: the one clock that all processes share."""
+        if self.is_sqlite:
+            return datetime.now(UTC)
+        now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return now.astimezone(UTC)
+
+    def open_schema(self) -> None:
+        """
+        Make sure that the tables are there and of this version; an empty database gets them.
+
+        Raises:
+            SchemaOutdated: The tables are of another version.
+        """
+        version = self.schema_version()
+        if version is None:
+            self.migrate()
+        elif version != SCHEMA_HEAD:
+            raise SchemaOutdated(
+                f"the library has schema {version}, this version of t2l needs {SCHEMA_HEAD}; "
+                "make a backup and run: t2l db migrate"
+            )
+
+    def schema_version(self) -> str | None:
+        """The schema's version, or None for an empty database."""
+        with self.read() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.execute(
+                text("SELECT version_num FROM alembic_version")
+            ).scalar_one_or_none()
+
+    def migrate(self) -> None:
+        """Bring the tables to this version's schema; running it twice changes nothing."""
+        # Lazy: Alembic is slow to import and only a new or old library needs it.
+        from alembic import command  # noqa: PLC0415
+        from alembic.config import Config  # noqa: PLC0415
+
+        config = Config()
+        config.set_main_option("script_location", "adapters_store:migrations")
+        with self.write() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def insert_row(connection: Connection, table: Table, values: Mapping[str, object]) -> int:
+    """Insert one row and return the number it was given."""
+    key = table.primary_key.columns[0]
+    return int(connection.execute(table.insert().values(values).returning(key)).scalar_one())
+
+
+def _sqlite_engine(url: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000})
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _: object) -> None:
+        # The driver's own transactions would begin late and without the write lock.
+        connection.isolation_level = None
+        for pragma in (
+            f"busy_timeout = {_BUSY_TIMEOUT_MS}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            "mmap_size = 268435456",
+        ):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A deferred transaction that turns into a writer fails at once when another one wrote.
+        write = connection.get_execution_options().get("t2l_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        message = str(error.orig).lower()
+        for needle, kind, meaning in _MEANINGS:
+            if needle in message:
+                raise kind(f"{meaning} ({error.orig})") from error
+        raise StoreError(f"database error: {error.orig}") from error
+    except SQLAlchemyError as error:
+        raise StoreError(f"database error: {error}") from error

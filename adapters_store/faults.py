@@ -1,0 +1,30 @@
+"""What the operating system says, as the library's own errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
+
+from adapters_store.errors import StoreFull, StoreReadOnly, StoreUnavailable
+
+
+@contextmanager
+def named_os_errors(doing: str) -> Iterator[None]:
+    """
+    Translate an `OSError` of the block.
+
+    Args:
+        doing: What failed then, to follow "can't".
+
+    Raises:
+        StoreFull: There is no room.
+        StoreReadOnly: Writing is not allowed.
+        StoreUnavailable: Anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (ENOSPC, EDQUOT):
+            raise StoreFull(f"can't {doing}: no room on the disk; free some space") from error
+        if error.errno in (EROFS, EACCES, EPERM):
+            raise StoreReadOnly(f"can't {doing}: {error}; check the permissions") from error
+        raise StoreUnavailable(f"can't {doing}: {error}") from error

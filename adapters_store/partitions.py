@@ -1,0 +1,117 @@
+"""Embeddings in the database: partitions, encoders, and the stream that indexes follow."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, select
+
+from adapters_store.database import Database, insert_row
+from adapters_store.errors import DimensionMismatch, EncoderMismatch
+from adapters_store.index import Batch
+from adapters_store.schema import embeddings, encoders, library, partitions
+
+ACTIVE_ENCODER = "active_encoder"
+_BATCH_ROWS = 20_000
+_NORM_TOLERANCE = 1e-3
+
+
+def check_embedding(embedding: NDArray[np.float32], dim: int | None = None) -> NDArray[np.float32]:
+    """
+    Return *embedding* as contiguous little-endian float32.
+
+    Raises:
+        DimensionMismatch: It is not one unit vector of *dim* finite numbers.
+    """
+    vector = np.ascontiguousarray(embedding, dtype="<f4")
+    if vector.ndim != 1 or vector.size == 0 or (dim is not None and vector.size != dim):
+        raise DimensionMismatch(
+            f"task embedding has shape {list(vector.shape)}; this encoder's have [{dim or 'D'}]"
+        )
+    norm = float(np.linalg.norm(vector))
+    if not abs(norm - 1) <= _NORM_TOLERANCE:  # NaN fails this comparison too
+        raise DimensionMismatch(f"task embedding has norm {norm:.4g}; scale it to 1")
+    return vector
+
+
+def active_encoder(connection: Connection) -> str | None:
+    """The fingerprint of the encoder whose space is searched; None in an empty library."""
+    return connection.execute(
+        select(library.c.value).where(library.c.key == ACTIVE_ENCODER)
+    ).scalar_one_or_none()
+
+
+def require_encoder(connection: Connection, fingerprint: str) -> None:
+    """
+    Make sure that *fingerprint* is the active encoder.
+
+    Raises:
+        EncoderMismatch: The library is indexed by another one.
+    """
+    active = active_encoder(connection)
+    if active is not None and active != fingerprint:
+        raise EncoderMismatch(
+            f"the library is indexed by encoder {active[:16]}, the request uses "
+            f"{fingerprint[:16]}; configure that encoder, or run: t2l index migrate"
+        )
+
+
+def encoder_id(connection: Connection, fingerprint: str, dim: int) -> int:
+    """The number of an encoder, entered at its first use. Raises `DimensionMismatch`."""
+    row = connection.execute(
+        select(encoders.c.id, encoders.c.dim).where(encoders.c.fingerprint == fingerprint)
+    ).first()
+    if row is None:
+        return insert_row(connection, encoders, {"fingerprint": fingerprint, "dim": dim})
+    if row.dim != dim:
+        raise DimensionMismatch(f"encoder {fingerprint[:16]} has {row.dim} dimensions, not {dim}")
+    return int(row.id)
+
+
+def partition_id(connection: Connection, *, tenant: str, base: str, encoder: int) -> int:
+    """The number of a partition, entered at its first use."""
+    key = {"tenant": tenant, "base": base, "encoder_id": encoder}
+    found = connection.execute(select(partitions.c.id).filter_by(**key)).scalar_one_or_none()
+    return insert_row(connection, partitions, key) if found is None else int(found)
+
+
+def find_partitions(
+    connection: Connection, *, tenants: Sequence[str], base: str, encoder: str
+) -> list[tuple[int, int]]:
+    """The partitions that a search looks at, each with its number of dimensions."""
+    rows = connection.execute(
+        select(partitions.c.id, encoders.c.dim)
+        .join(encoders, encoders.c.id == partitions.c.encoder_id)
+        .where(
+            partitions.c.tenant.in_(tenants),
+            partitions.c.base == base,
+            encoders.c.fingerprint == encoder,
+        )
+        .order_by(partitions.c.id)
+    )
+    return [(row.id, row.dim) for row in rows]
+
+
+class SqlVectors:
+    """The stream of a partition's embeddings, oldest first."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def since(self, partition: int, seq: int) -> Iterator[Batch]:
+        """Yield the partition's embeddings after *seq* in order."""
+        query = select(embeddings.c.seq, embeddings.c.vector).order_by(embeddings.c.seq)
+        while True:
+            with self._database.read() as connection:
+                rows = connection.execute(
+                    query.where(
+                        embeddings.c.partition_id == partition, embeddings.c.seq > seq
+                    ).limit(_BATCH_ROWS)
+                ).all()
+            if not rows:
+                return
+            vectors = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
+            yield np.array([row.seq for row in rows]), vectors.reshape(len(rows), -1)
+            if len(rows) < _BATCH_ROWS:
+                return
+            seq = rows[-1].seq

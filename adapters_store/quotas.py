@@ -1,0 +1,120 @@
+"""How much a tenant may keep and generate."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, func, select
+
+from adapters_store.errors import InvalidInput, QuotaExceeded
+from adapters_store.ledger import Ledger
+from adapters_store.names import check_name
+from adapters_store.schema import adapters, audit_log, quotas
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """
+    One tenant's limits; None is no limit.
+
+    Args:
+        max_bytes: Bytes of all its adapters that are not deleted.
+        max_adapters: Number of them.
+        max_generations_per_hour: New generated adapters in any 60 minutes.
+    """
+
+    max_bytes: int | None = None
+    max_adapters: int | None = None
+    max_generations_per_hour: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tenant has now, in the quota's units."""
+
+    size_bytes: int
+    adapters: int
+    generations_last_hour: int
+
+
+class Quotas:
+    """The tenants' limits."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def set(self, tenant: str, quota: Quota) -> None:
+        """Give a tenant new limits; what it already has stays."""
+        check_name("tenant", tenant)
+        limits = {
+            "max_bytes": quota.max_bytes,
+            "max_adapters": quota.max_adapters,
+            "max_generations_per_hour": quota.max_generations_per_hour,
+        }
+        if any(limit is not None and limit < 0 for limit in limits.values()):
+            raise InvalidInput(f"a quota can't be negative: {limits}")
+        with self._ledger.change() as change:
+            change.connection.execute(quotas.delete().where(quotas.c.tenant == tenant))
+            change.connection.execute(quotas.insert().values(tenant=tenant, **limits))
+            change.log(tenant, "quota.set", tenant, **limits)
+
+    def get(self, tenant: str) -> Quota:
+        """A tenant's limits; without an entry there are none."""
+        with self._ledger.read() as connection:
+            return _quota(connection, tenant)
+
+    def usage(self, tenant: str) -> Usage:
+        """What a tenant has now."""
+        with self._ledger.read() as connection:
+            return _usage(connection, tenant, self._ledger.database.now(connection))
+
+
+def check(
+    connection: Connection, *, tenant: str, size_bytes: int, generated: bool, now: datetime
+) -> None:
+    """
+    Make sure that *tenant* may add an adapter of *size_bytes*.
+
+    Raises:
+        QuotaExceeded: Naming the limit and what is used of it.
+    """
+    quota = _quota(connection, tenant)
+    if quota == Quota():
+        return
+    usage = _usage(connection, tenant, now)
+    limits = [
+        ("bytes", quota.max_bytes, usage.size_bytes + size_bytes),
+        ("adapters", quota.max_adapters, usage.adapters + 1),
+    ]
+    if generated:
+        in_an_hour = usage.generations_last_hour + 1
+        limits.append(("generations per hour", quota.max_generations_per_hour, in_an_hour))
+    for what, limit, needed in limits:
+        if limit is not None and needed > limit:
+            raise QuotaExceeded(
+                f"tenant {tenant}: quota of {limit} {what} has no room ({needed} needed); "
+                "remove adapters, wait, or raise the quota"
+            )
+
+
+def _quota(connection: Connection, tenant: str) -> Quota:
+    row = connection.execute(select(quotas).where(quotas.c.tenant == tenant)).first()
+    if row is None:
+        return Quota()
+    return Quota(row.max_bytes, row.max_adapters, row.max_generations_per_hour)
+
+
+def _usage(connection: Connection, tenant: str, now: datetime) -> Usage:
+    held = connection.execute(
+        select(
+            func.count().label("n"), func.coalesce(func.sum(adapters.c.size_bytes), 0).label("b")
+        ).where(adapters.c.tenant == tenant, adapters.c.state != "deleted")
+    ).one()
+    # Counted in the audit log: removing an adapter doesn't give a generation back.
+    generations = connection.execute(
+        select(func.count()).where(
+            audit_log.c.tenant == tenant,
+            audit_log.c.action == "add.generated",
+            audit_log.c.at > now - timedelta(hours=1),
+        )
+    ).scalar_one()
+    return Usage(int(held.b), int(held.n), int(generations))

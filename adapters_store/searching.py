@@ -1,0 +1,107 @@
+"""From an index's candidates to hits: drop the dead, score exactly, one hit per adapter."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Connection, Row, select
+
+from adapters_store import catalog
+from adapters_store.database import Database
+from adapters_store.index import Candidate, VectorIndex
+from adapters_store.names import SHARED, text_hash
+from adapters_store.partitions import check_embedding, find_partitions, require_encoder
+from adapters_store.records import SERVED_STATES, Hit
+from adapters_store.schema import adapters, descriptions, embeddings
+
+_CANDIDATES_PER_HIT = 4
+_SQL_PARAMETERS = 10_000  # well below both databases' limits
+
+
+def search(
+    database: Database,
+    index: VectorIndex,
+    embedding: NDArray[np.float32],
+    *,
+    tenant: str,
+    base: str,
+    encoder: str,
+    k: int,
+) -> list[Hit]:
+    """The *k* nearest adapters, nearest first; `AdapterStore.search` says what counts."""
+    with database.read() as connection:
+        require_encoder(connection, encoder)
+        found = find_partitions(connection, tenants=(tenant, SHARED), base=base, encoder=encoder)
+    query = check_embedding(embedding, found[0][1] if found else None)
+    partitions = [partition for partition, _ in found]
+    wanted = _CANDIDATES_PER_HIT * k
+    while partitions and k > 0:
+        candidates = index.search(partitions, query, wanted)
+        with database.read() as connection:
+            hits = _hits(connection, candidates, query, tenant, k)
+        # Too few living adapters among the candidates (many deleted, or many descriptions of one
+        # adapter): look further, until the index has no more.
+        if len(hits) >= k or len(candidates) < wanted or wanted >= _SQL_PARAMETERS:
+            return hits
+        wanted = min(wanted * _CANDIDATES_PER_HIT, _SQL_PARAMETERS)
+    return []
+
+
+def exact(
+    connection: Connection, text: str, *, tenant: str, base: str, encoder: str
+) -> catalog.AdapterRow | None:
+    """The newest served adapter that this very text reached before, the tenant's own first."""
+    require_encoder(connection, encoder)
+    query = (
+        select(adapters)
+        .join(descriptions, descriptions.c.adapter_pk == adapters.c.pk)
+        .where(
+            descriptions.c.text_hash == text_hash(text),
+            catalog.visible_to(tenant),
+            adapters.c.base == base,
+            adapters.c.state.in_(SERVED_STATES),
+        )
+        .order_by(adapters.c.tenant == SHARED, adapters.c.pk.desc())
+        .limit(1)
+    )
+    return connection.execute(query).first()
+
+
+def _hits(
+    connection: Connection,
+    candidates: list[Candidate],
+    query: NDArray[np.float32],
+    tenant: str,
+    k: int,
+) -> list[Hit]:
+    rows = connection.execute(
+        select(embeddings.c.seq, embeddings.c.vector, descriptions.c.text, adapters)
+        .join(descriptions, descriptions.c.id == embeddings.c.description_id)
+        .join(adapters, adapters.c.pk == descriptions.c.adapter_pk)
+        .where(
+            embeddings.c.seq.in_([candidate.seq for candidate in candidates]),
+            catalog.visible_to(tenant),
+            adapters.c.state.in_(SERVED_STATES),
+        )
+    ).all()
+    nearest: dict[str, tuple[float, Row[tuple[Any, ...]]]] = {}
+    for score, row in sorted(
+        zip(_scores(rows, query), rows, strict=True),
+        # Of equal scores the tenant's own adapter counts, then the older one.
+        key=lambda pair: (-pair[0], pair[1].tenant == SHARED, pair[1].seq),
+    ):
+        nearest.setdefault(row.id, (score, row))
+    chosen = list(nearest.values())[:k]
+    found = catalog.records(connection, [row for _, row in chosen])
+    return [
+        Hit(record, score, row.text) for record, (score, row) in zip(found, chosen, strict=True)
+    ]
+
+
+def _scores(rows: Sequence[Row[Any]], query: NDArray[np.float32]) -> list[float]:
+    if not rows:
+        return []
+    vectors = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")
+    scores = vectors.reshape(len(rows), -1) @ query
+    return [float(score) for score in np.clip(scores, -1, 1)]

@@ -14,7 +14,8 @@ from adapters_store.schema import adapters, aliases, descriptions, tags
 
 _MIN_PREFIX = len("t2l-") + 4
 
-AdapterRow = Row[tuple[Any, ...]]
+AdapterRow = Row[Any]
+Condition = ColumnElement[bool]
 
 
 def visible_to(tenant: str) -> ColumnElement[bool]:

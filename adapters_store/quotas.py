@@ -60,7 +60,7 @@ class Quotas:
     def get(self, tenant: str) -> Quota:
         """A tenant's limits; without an entry there are none."""
         with self._ledger.read() as connection:
-            return _quota(connection, tenant)
+            return quota_of(connection, tenant)
 
     def usage(self, tenant: str) -> Usage:
         """What a tenant has now."""
@@ -77,7 +77,7 @@ def check(
     Raises:
         QuotaExceeded: Naming the limit and what is used of it.
     """
-    quota = _quota(connection, tenant)
+    quota = quota_of(connection, tenant)
     if quota == Quota():
         return
     usage = _usage(connection, tenant, now)
@@ -96,7 +96,8 @@ def check(
             )
 
 
-def _quota(connection: Connection, tenant: str) -> Quota:
+def quota_of(connection: Connection, tenant: str) -> Quota:
+    """A tenant's limits; without an entry there are none."""
     row = connection.execute(select(quotas).where(quotas.c.tenant == tenant)).first()
     if row is None:
         return Quota()

@@ -3,7 +3,7 @@
 import unicodedata
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from t2l_router.errors import InvalidDescription
 from t2l_router.wire import ChatRequest
@@ -33,7 +33,7 @@ def task_of(request: ChatRequest, header: str | None = None) -> TaskDescription 
 
     Args:
         request: Its field ``t2l_description`` may hold anything.
-        header: The value of ``X-T2L-Description``, where text beyond latin-1 is percent-encoded.
+        header: The value of ``X-T2L-Description``, UTF-8 or latin-1, percent-encoded or not.
 
     Raises:
         InvalidDescription: It isn't text, says nothing, or is too long.
@@ -82,9 +82,9 @@ def validated(description: object, *, param: str | None = None) -> str:
 
 
 def _unquote(header: str) -> str:
+    # Servers hand headers over as latin-1, but many clients send UTF-8, percent-encoded or raw.
+    raw = unquote_to_bytes(header.encode("latin-1"))
     try:
-        return unquote(header, errors="strict")
+        return raw.decode()
     except UnicodeDecodeError:
-        raise InvalidDescription(
-            "the percent-encoding is not UTF-8; encode the text as UTF-8 first", param=HEADER
-        ) from None
+        return raw.decode("latin-1")

@@ -1,6 +1,6 @@
 """The engine's contract: what produces tokens, whatever it runs on."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,7 +71,9 @@ class EngineHealth:
 class Engine(Protocol):
     """Answers chat requests with the base model and at most one adapter each."""
 
-    def stream_chat(self, request: ChatRequest, adapter: AdapterRef | None) -> AsyncIterator[Delta]:
+    def stream_chat(
+        self, request: ChatRequest, adapter: AdapterRef | None
+    ) -> AsyncGenerator[Delta, None]:
         """
         Answer a request piece by piece.
 

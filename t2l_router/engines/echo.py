@@ -7,7 +7,7 @@ Answers without any model, for tests, demos and for trying a client against the 
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,7 @@ class EchoEngine:
 
     async def stream_chat(
         self, request: ChatRequest, adapter: AdapterRef | None
-    ) -> AsyncIterator[Delta]:
+    ) -> AsyncGenerator[Delta, None]:
         """Answer with the last message's words."""
         if self._running >= self._max_running:
             raise EngineBusy(f"{self._running} requests are being answered; try again later")

@@ -1,0 +1,78 @@
+"""What every HTTP request passes before the routes: an id, and a limit on its size."""
+
+import re
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from t2l_router.errors import RequestError
+
+_PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class BodyTooLarge(RequestError):
+    """The request's body has more bytes than the server takes."""
+
+    code = "request_too_large"
+
+
+class RequestIdMiddleware:
+    """
+    Answers every HTTP request with an ``x-request-id``: the caller's, if it is a plain one.
+
+    The id also stands in ``scope["state"]["request_id"]``.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and its answer back with the id."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given if _PLAIN_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}".encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+class BodyLimitMiddleware:
+    """
+    Ends a request whose body is too large: reading it raises `BodyTooLarge`.
+
+    Args:
+        app: The next application.
+        max_bytes: The largest body.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and its body up to the limit."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        announced = dict(scope["headers"]).get(b"content-length", b"")
+        # Refused before a byte is read; the server checks that the header is true.
+        too_large = announced.isdigit() and int(announced) > self.max_bytes
+        n_read = 0
+
+        async def receive_counted() -> Message:
+            nonlocal n_read
+            if not too_large:
+                message = await receive()
+                n_read += len(message.get("body", b""))
+                if n_read <= self.max_bytes:
+                    return message
+            raise BodyTooLarge(f"the body is larger than {self.max_bytes:,} bytes")
+
+        await self.app(scope, receive_counted, send)

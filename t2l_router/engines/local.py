@@ -1,0 +1,151 @@
+"""The in-process engine: chat requests in, answers from a transformers model out."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2l_router import chat_format
+from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
+from t2l_router.engines.decoding import Decoder, Prompt
+from t2l_router.engines.sampling import SamplingParams
+from t2l_router.engines.slots import SlotBank
+from t2l_router.engines.worker import Job, Worker
+from t2l_router.errors import InvalidRequest, PromptTooLong
+from t2l_router.lora import LoraSpec
+from t2l_router.wire import ChatRequest
+
+_MAX_DIGITS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """
+    What the engine takes on, and what it assumes where a request says nothing.
+
+    Args:
+        slots: Adapters resident at once.
+        max_running: Requests answered at once.
+        max_waiting: Requests in the queue.
+        max_tokens: Longest answer, unless a request names its own limit.
+        temperature: Sampling temperature, unless a request names one.
+    """
+
+    slots: int = 16
+    max_running: int = 8
+    max_waiting: int = 64
+    max_tokens: int = 1_024
+    temperature: float = 0.2
+
+
+class LocalEngine:
+    """
+    Answers with a model in this process.
+
+    Args:
+        model: In evaluation mode; its target modules are replaced.
+        tokenizer: Its tokenizer.
+        spec: The largest adapters it will be given.
+        limits: What it takes on.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        spec: LoraSpec,
+        limits: EngineLimits,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._limits = limits
+        config = model.config.get_text_config()
+        self._max_context: int = config.max_position_embeddings
+        self._vocab_size: int = config.vocab_size
+        bank = SlotBank(model, spec, limits.slots)
+        self._worker = Worker(
+            Decoder(model, tokenizer, bank),
+            bank,
+            max_running=limits.max_running,
+            max_waiting=limits.max_waiting,
+        )
+
+    async def stream_chat(
+        self, request: ChatRequest, adapter: AdapterRef | None
+    ) -> AsyncGenerator[Delta, None]:
+        """Answer a request piece by piece; see `Engine.stream_chat`."""
+        self._worker.check_room()
+        # In a thread: rendering a long conversation would hold up the event loop.
+        prompt = await asyncio.to_thread(self._prompt, request)
+        job = Job(prompt, adapter, asyncio.get_running_loop())
+        self._worker.submit(job)
+        try:
+            while True:
+                piece = await job.pieces.get()
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+                if piece.finish_reason:
+                    return
+        finally:
+            self._worker.cancel(job)
+
+    async def ensure(self, adapter: AdapterRef) -> None:
+        """Copy an adapter into a slot, unless all are in use; see `Engine.ensure`."""
+        await asyncio.wrap_future(self._worker.load(adapter))
+
+    def health(self) -> EngineHealth:
+        """Say how the engine is doing."""
+        return self._worker.health()
+
+    async def close(self) -> None:
+        """End running answers with an error, and then the thread."""
+        await asyncio.to_thread(self._worker.close)
+
+    def _prompt(self, request: ChatRequest) -> Prompt:
+        turns = [{"role": turn.role, "content": turn.content or ""} for turn in request.messages]
+        ids = chat_format.render(self._tokenizer, turns)
+        if not ids:
+            raise InvalidRequest("the messages are empty", param="messages")
+        room = self._max_context - len(ids)
+        wanted = request.token_limit or 1
+        if room < wanted:
+            raise PromptTooLong(
+                f"the prompt has {len(ids):,} tokens and the answer may have {wanted:,}; together "
+                f"they must fit into {self._max_context:,}",
+                param="messages",
+            )
+        return Prompt(
+            ids=ids,
+            sampling=self._sampling(request),
+            stop=request.stop or [],
+            max_tokens=request.token_limit or min(room, self._limits.max_tokens),
+            ignore_eos=bool(request.ignore_eos),
+        )
+
+    def _sampling(self, request: ChatRequest) -> SamplingParams:
+        temperature = request.temperature
+        return SamplingParams(
+            temperature=self._limits.temperature if temperature is None else temperature,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            top_k=max(0, request.top_k or 0),
+            min_p=request.min_p or 0.0,
+            repetition_penalty=request.repetition_penalty or 1.0,
+            presence_penalty=request.presence_penalty or 0.0,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            logit_bias=self._logit_bias(request.logit_bias or {}),
+            seed=request.seed,
+        )
+
+    def _logit_bias(self, biases: dict[str, float]) -> dict[int, float]:
+        for token in biases:
+            # The length first: int() refuses thousands of digits with an error of its own.
+            is_id = len(token) < _MAX_DIGITS and token.isascii() and token.isdigit()
+            if not is_id or int(token) >= self._vocab_size:
+                raise InvalidRequest(
+                    f"logit_bias: {token[:20]!r} is no token id; they go from 0 to "
+                    f"{self._vocab_size - 1}",
+                    param="logit_bias",
+                )
+        return {int(token): bias for token, bias in biases.items()}

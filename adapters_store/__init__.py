@@ -1,9 +1,13 @@
 """The adapter library: SQL is the truth, blobs hold the weights, the vector index is a cache."""
 
-from adapters_store.identity import AdapterId
-from adapters_store.peft_files import AdapterFiles
-from adapters_store.records import AdapterRecord, Hit, Lineage, Task
-from adapters_store.store import AdapterStore, StoreConfig
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from adapters_store.identity import AdapterId
+    from adapters_store.peft_files import AdapterFiles
+    from adapters_store.records import AdapterRecord, Hit, Lineage, Task
+    from adapters_store.store import AdapterStore, StoreConfig
 
 __all__ = [
     "AdapterFiles",
@@ -15,3 +19,21 @@ __all__ = [
     "StoreConfig",
     "Task",
 ]
+
+# Loaded at first use: whoever needs only an id or an error pays for no database and no FAISS.
+_HOMES = {
+    "AdapterFiles": "peft_files",
+    "AdapterId": "identity",
+    "AdapterRecord": "records",
+    "AdapterStore": "store",
+    "Hit": "records",
+    "Lineage": "records",
+    "StoreConfig": "store",
+    "Task": "records",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

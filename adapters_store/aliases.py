@@ -56,12 +56,15 @@ class Aliases:
     def remove(self, name: str, *, tenant: str) -> AliasSpan:
         """End an alias; its history stays. Raises `AliasNotFound`."""
         with self._ledger.change() as change:
-            current = _current(change.connection, name, tenant)
-            if current is None:
-                raise AliasNotFound(f"tenant {tenant} has no alias {name!r}")
+            current = _required(change.connection, name, tenant)
             _end(change, name, tenant)
             change.log(tenant, "alias.remove", current.adapter_id, alias=name)
             return current
+
+    def get(self, name: str, *, tenant: str) -> AliasSpan:
+        """What the alias names now. Raises `AliasNotFound`."""
+        with self._ledger.read() as connection:
+            return _required(connection, name, tenant)
 
     def current(self, *, tenant: str | None = None) -> list[AliasSpan]:
         """The current aliases by name, of one tenant or all."""
@@ -117,6 +120,13 @@ def _current(connection: Connection, name: str, tenant: str) -> AliasSpan | None
         )
     ).first()
     return None if row is None else _span(row)
+
+
+def _required(connection: Connection, name: str, tenant: str) -> AliasSpan:
+    current = _current(connection, name, tenant)
+    if current is None:
+        raise AliasNotFound(f"tenant {tenant} has no alias {name!r}; see: t2l adapters alias list")
+    return current
 
 
 def _end(change: Change, name: str, tenant: str) -> None:

@@ -14,6 +14,12 @@ from adapters_store.records import State
 from adapters_store.schema import adapters, tags
 
 
+def check_removable(row: catalog.AdapterRow) -> None:
+    """Raise `AdapterPinned` for an adapter that must stay."""
+    if row.pinned:
+        raise AdapterPinned(f"adapter {row.id} is pinned; run: t2l adapters unpin {row.id}")
+
+
 def delete(change: Change, row: catalog.AdapterRow, *, because: str = "asked") -> list[str]:
     """
     Take an adapter out of service and end its aliases; its files stay until `prune`.
@@ -24,8 +30,7 @@ def delete(change: Change, row: catalog.AdapterRow, *, because: str = "asked") -
     Raises:
         AdapterPinned: It is pinned.
     """
-    if row.pinned:
-        raise AdapterPinned(f"adapter {row.id} is pinned; run: t2l adapters unpin {row.id}")
+    check_removable(row)
     change.connection.execute(
         adapters.update()
         .where(adapters.c.pk == row.pk)

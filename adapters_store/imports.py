@@ -96,14 +96,13 @@ def assemble(read: Callable[[str], bytes | None], source: str) -> Foreign:
     if config is None or weights is None:
         missing = CONFIG_FILE if config is None else WEIGHTS_FILE
         raise InvalidImport(f"{source}: {missing} is missing; only safetensors adapters are read")
-    files = AdapterFiles(config, weights)
-    assert files.settings.rank > 0  # parses both files, or raises InvalidImport
+    files = AdapterFiles(config, weights).canonical()
     manifest = read(MANIFEST_FILE)
     return Foreign(files, None if manifest is None else _parse_manifest(manifest), source)
 
 
 def _read_directory(directory: Path) -> Foreign:
-    names = sorted(os.listdir(directory))
+    names = sorted(entry.name for entry in directory.iterdir())
     _refuse_pickles(names, str(directory))
     for name in names:
         if (directory / name).is_symlink():
@@ -150,12 +149,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> Mapping[str, zipfile.ZipIn
     for entry in entries:
         name = PurePosixPath(entry.filename)
         mode = entry.external_attr >> 16
-        if (
-            name.is_absolute()
-            or ".." in name.parts
-            or "\\" in entry.filename
-            or ":" in name.parts[0]
-        ):
+        if name.is_absolute() or ".." in name.parts or set("\\:") & set(entry.filename):
             raise InvalidImport(f"{path}: entry {entry.filename[:120]!r} points outside the zip")
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise InvalidImport(f"{path}: entry {entry.filename[:120]!r} is a link or device")

@@ -11,7 +11,7 @@ from adapters_store.schema import leases
 
 class Leases:
     """
-    Named leases that expire by the database's clock, so that a killed holder blocks nobody for long.
+    Named leases that expire by the database's clock, so that a killed holder blocks no one.
 
     They are no part of the audit log: they come and go with every generation.
     """

@@ -103,9 +103,7 @@ class Maintenance:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def verify(
-        self, *, on_adapter: Callable[[int, int], None] = lambda done, total: None
-    ) -> VerifyReport:
+    def verify(self, *, on_adapter: Callable[[int, int], None] | None = None) -> VerifyReport:
         """
         Re-hash every adapter and audit entry, and look for what belongs to no adapter.
 
@@ -123,15 +121,13 @@ class Maintenance:
         size_bytes = 0
         for done, (adapter_id, base) in enumerate(sorted(known.items()), start=1):
             try:
-                files = self._ledger.blobs.get(adapter_id)
-                size_bytes += files.size_bytes
-                if files.adapter_id(base) != adapter_id:
-                    raise AdapterCorrupt(f"adapter {adapter_id}: the database names another base")
+                size_bytes += self._checked_size(adapter_id, base)
             except AdapterCorrupt as error:
                 # Purged since the list was read: nothing is wrong.
                 if self._is_known(adapter_id):
                     problems.append(Problem(adapter_id, "corrupt", str(error)))
-            on_adapter(done, len(known))
+            if on_adapter is not None:
+                on_adapter(done, len(known))
         problems += [_orphan(stray) for stray in self._orphans(set(known))]
         problems += [_unfinished(stray) for stray in self._ledger.blobs.strays()]
         return VerifyReport(len(known), size_bytes, entries, tuple(problems))
@@ -215,6 +211,12 @@ class Maintenance:
                 return False
             self._ledger.blobs.delete(adapter_id)
             return True
+
+    def _checked_size(self, adapter_id: AdapterId, base: str) -> int:
+        files = self._ledger.blobs.get(adapter_id)
+        if files.adapter_id(base) != adapter_id:
+            raise AdapterCorrupt(f"adapter {adapter_id}: the database names another base model")
+        return files.size_bytes
 
     def _is_known(self, adapter_id: AdapterId) -> bool:
         with self._ledger.read() as connection:

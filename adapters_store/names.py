@@ -9,7 +9,7 @@ from adapters_store.errors import InvalidName
 SHARED = "shared"
 """The tenant whose adapters every tenant may use; adapters reach it by promotion only."""
 
-DEFAULT_TENANT = "default"
+DEFAULT_TENANT = "local"
 
 MAX_DESCRIPTION_CHARS = 4000
 

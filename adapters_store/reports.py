@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import case, func, select
+from sqlalchemy import ColumnElement, case, func, select
 
 from adapters_store import catalog
 from adapters_store.ledger import Ledger
@@ -102,7 +102,7 @@ class Reports:
     def space(self) -> list[Space]:
         """What each tenant takes, by name; equal content of two tenants lies on the disk once."""
 
-        def bytes_where(condition: catalog.Condition) -> "func.coalesce[int]":
+        def bytes_where(condition: catalog.Condition) -> ColumnElement[int]:
             return func.coalesce(func.sum(case((condition, adapters.c.size_bytes), else_=0)), 0)
 
         query = (

@@ -18,13 +18,17 @@ from adapters_store.delta import check_shapes, delta_norm
 from adapters_store.identity import AdapterId
 from adapters_store.index import ExactIndex, VectorIndex
 from adapters_store.index_faiss import FaissIndex
+from adapters_store.leases import Leases
 from adapters_store.ledger import Ledger
+from adapters_store.maintenance import Maintenance
 from adapters_store.names import check_name
 from adapters_store.partitions import SqlVectors, check_embedding
 from adapters_store.peft_files import AdapterFiles
 from adapters_store.quotas import Quotas
 from adapters_store.records import AdapterRecord, AuditEntry, Description, Hit, Lineage, State, Task
+from adapters_store.reports import Reports
 from adapters_store.schema import descriptions, library
+from adapters_store.transfer import export_files
 
 IndexKind = Literal["exact", "faiss", "pgvector"]
 
@@ -80,6 +84,9 @@ class AdapterStore:
         self.index = index
         self.aliases = Aliases(ledger)
         self.quotas = Quotas(ledger)
+        self.leases = Leases(ledger)
+        self.maintenance = Maintenance(ledger)
+        self.reports = Reports(ledger)
 
     @classmethod
     def open(cls, config: StoreConfig) -> Self:
@@ -202,6 +209,12 @@ class AdapterStore:
         """A local, checked PEFT directory of an adapter. Raises `AdapterCorrupt`."""
         return self.ledger.blobs.directory(self.get(ref, tenant=tenant).id)
 
+    def export(self, ref: str, *, tenant: str) -> Mapping[str, bytes]:
+        """An adapter's exported files by name. Raises `AdapterCorrupt`."""
+        record = self.get(ref, tenant=tenant)
+        texts = [text.text for text in self.descriptions(record.id, tenant=tenant)]
+        return export_files(record, self.ledger.blobs.get(record.id), texts)
+
     def descriptions(self, ref: str, *, tenant: str) -> list[Description]:
         """Every text that reached an adapter, oldest first."""
         with self.ledger.read() as connection:
@@ -274,6 +287,12 @@ class AdapterStore:
         """What happened, newest first: to one adapter, in one tenant, or everywhere."""
         with self.ledger.read() as connection:
             return audit.entries(connection, subject=subject, tenant=tenant, limit=limit)
+
+    def check_removable(self, refs: Sequence[str], *, tenant: str) -> None:
+        """Raise what `delete` would raise for any of the tenant's adapters, changing nothing."""
+        with self.ledger.read() as connection:
+            for ref in refs:
+                changes.check_removable(catalog.find(connection, ref, tenant=tenant, shared=False))
 
     # --- changing ---------------------------------------------------------------------------
 

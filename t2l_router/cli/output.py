@@ -22,6 +22,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import click
 
+from adapters_store import errors as store
 from t2l_router import errors
 
 Format = Literal["auto", "human", "json", "quiet"]
@@ -51,6 +52,12 @@ _CODES: dict[type[BaseException], int] = {
     errors.CheckpointMismatch: UNVERIFIED,
     errors.InvalidAdapter: UNVERIFIED,
     FileExistsError: CONFLICT,
+    store.StoreError: FAILURE,
+    store.NotFound: NOT_FOUND,
+    store.Conflict: CONFLICT,
+    store.InvalidInput: USAGE,
+    store.InvalidImport: UNVERIFIED,
+    store.VerificationFailed: UNVERIFIED,
     ServerUnreachable: UNREACHABLE,
 }
 

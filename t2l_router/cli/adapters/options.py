@@ -1,0 +1,96 @@
+"""Options that the verbs share, and how an adapter looks in a table."""
+
+import dataclasses
+import datetime as dt
+import functools
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from adapters_store import AdapterRecord
+from adapters_store.names import DEFAULT_TENANT
+from t2l_router import config, storage
+from t2l_router.cli.output import Column, Output, age, size
+
+R = TypeVar("R")
+
+_SHORT_ID = len("t2l-") + 8
+
+
+def library_option(verb: Callable[..., R]) -> Callable[..., R]:
+    """Give a verb the option ``--data-dir`` and an argument ``store``, closed afterwards."""
+
+    @click.option("--data-dir", metavar="DIR", help="Directory of the library.  [T2L_DATA_DIR]")
+    @functools.wraps(verb)
+    def with_library(*args: Any, data_dir: str | None, **kwargs: Any) -> R:
+        settings = config.load({"data_dir": data_dir})
+        with storage.open_library(settings, actor=storage.operator()) as store:
+            return verb(*args, store=store, **kwargs)
+
+    return with_library
+
+
+tenant_option = click.option(
+    "--tenant", "-t", default=DEFAULT_TENANT, show_default=True, help="Whose adapters."
+)
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show what would happen; change nothing."
+)
+yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that can't be undone; without a terminal, ``-y`` is the answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Say -y, or look first with --dry-run.")
+    click.confirm(question, abort=True, err=True)
+
+
+def fields(record: AdapterRecord) -> dict[str, object]:
+    """An adapter as JSON shows it: flat, the id first."""
+    values = dataclasses.asdict(record)
+    lineage = values.pop("lineage")
+    return {"id": values.pop("id"), **values, **lineage}
+
+
+def show_adapters(out: Output, records: Iterable[AdapterRecord], *extra: Column) -> None:
+    """Print adapters as a table, with more columns before the last."""
+    out.table([fields(record) for record in records], [*columns(out), *extra, _age_column()])
+
+
+def columns(out: Output) -> list[Column]:
+    """The columns of every table of adapters; scripts get whole ids."""
+
+    def short(adapter_id: object) -> str:
+        return str(adapter_id)[:_SHORT_ID] if out.is_human else str(adapter_id)
+
+    def description(text: object) -> str:
+        line = " ".join(str(text).split())
+        if not out.is_human or len(line) <= width:
+            return line
+        return f"{line[: width - 1]}…"
+
+    # What the other columns leave; a terminal may be wider than 80.
+    width = max(20, (shutil.get_terminal_size().columns if sys.stdout.isatty() else 80) - 57)
+    return [
+        Column("id", "id", short),
+        Column("description", "description", description),
+        Column("tenant", "tenant"),
+        Column("state", "state"),
+        Column("hits", "hits", right=True),
+        Column("size_bytes", "size", size, right=True),
+    ]
+
+
+def ago(moment: dt.datetime | None) -> str:
+    """How long ago, or ``never``."""
+    return "never" if moment is None else age(moment, dt.datetime.now(dt.UTC))
+
+
+def _age_column() -> Column:
+    return Column("created_at", "age", ago, right=True)

@@ -47,8 +47,8 @@ class Settings(BaseSettings):
     base_model: str = Field(
         "HuggingFaceTB/SmolLM2-135M-Instruct", description="The language model that is adapted."
     )
-    encoder: str = Field(
-        "sentence-transformers/all-MiniLM-L6-v2", description="Embeds task descriptions."
+    encoder: str | None = Field(
+        None, description="Embeds task descriptions; by default the one the hypernetwork names."
     )
     hypernet: str = Field(
         "default", description="Writes adapters: `default`, or a checkpoint directory."

@@ -9,7 +9,10 @@ from t2l_router.cli import output
 
 # One line a noun: module ``t2l_router.cli.<noun>`` with a ``command``. The help text stands here
 # so that ``t2l --help`` imports none of them.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "serve": "Serve the OpenAI-compatible API.",
+    "config": "Show the settings in effect and where each comes from.",
+}
 
 
 class Program(click.Group):

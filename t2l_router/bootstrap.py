@@ -1,0 +1,219 @@
+"""
+The only place that constructs concrete things, from the settings.
+
+Everything heavy is imported inside the functions, so that importing this module costs nothing.
+"""
+
+# ruff: noqa: PLC0415 - importing late is this module's point
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from t2l_router.config import Settings
+from t2l_router.engines.echo import EchoEncoder, EchoEngine, EchoGenerator
+from t2l_router.errors import CheckpointMismatch, ConfigError
+from t2l_router.library import MemoryLibrary
+from t2l_router.readiness import Readiness
+from t2l_router.router import Limits, Router, ServedModel
+from t2l_router.server import create_app
+
+if TYPE_CHECKING:
+    import torch
+    from rich.progress import Progress
+
+    from t2l_router.encoder import TaskEncoder
+    from t2l_router.generator import AdapterGenerator
+    from t2l_router.models import LocalModel
+
+logger = logging.getLogger(__name__)
+
+
+def _silent(phase: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """
+    What turns descriptions into adapters.
+
+    Args:
+        base: The base model they are for, on the disk.
+        encoder: Description to embedding.
+        generator: Embedding to adapter.
+    """
+
+    base: "LocalModel"
+    encoder: "TaskEncoder"
+    generator: "AdapterGenerator"
+
+
+def build_app(settings: Settings, readiness: Readiness) -> ASGIApp:
+    """
+    Build the server; it answers at once and loads in the background.
+
+    Args:
+        settings: What to serve.
+        readiness: Says when it is loaded, or why it could not be.
+    """
+
+    def load() -> None:
+        start = time.perf_counter()
+        try:
+            router = build_router(settings, enter=readiness.enter)
+        except Exception as error:  # noqa: BLE001 - the thread's end; whoever serves reports it
+            readiness.fail(error)
+            return
+        readiness.finish(router)
+        logger.info("ready after %.1f s", time.perf_counter() - start)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        threading.Thread(target=load, name="t2l-load", daemon=True).start()
+        yield
+        if readiness.is_ready:
+            await readiness.router.close()
+
+    return create_app(
+        readiness,
+        max_body_bytes=settings.max_body_bytes,
+        keep_alive_s=settings.keep_alive_s,
+        lifespan=lifespan,
+    )
+
+
+def build_router(
+    settings: Settings,
+    *,
+    enter: Callable[[str], None] = _silent,
+    progress: "Progress | None" = None,
+) -> Router:
+    """
+    Load what the settings name; models that are missing are pulled first.
+
+    Args:
+        settings: What to serve.
+        enter: Told what is going on, phase by phase.
+        progress: Where bars are drawn for what is pulled.
+
+    Raises:
+        ModelError: A model can't be had, or doesn't fit the others.
+    """
+    library = MemoryLibrary(settings.adapter_memory_mib << 20)
+    limits = Limits(settings.generation_timeout_s, settings.max_generating)
+    if settings.engine == "echo":
+        return Router(
+            model=ServedModel("echo", "0" * 64, (settings.base_model,)),
+            engine=EchoEngine(),
+            encoder=EchoEncoder(),
+            generator=EchoGenerator(),
+            library=library,
+            limits=limits,
+        )
+    from t2l_router.engines.local import EngineLimits, LocalEngine
+    from t2l_router.models import load_base
+
+    writing = load_writing(settings, enter=enter, progress=progress)
+    enter(f"loading {writing.base.name}")
+    model, tokenizer = load_base(
+        writing.base, dtype=_dtype(settings.dtype), device=_device(settings.device)
+    )
+    engine = LocalEngine(
+        model,
+        tokenizer,
+        spec=writing.generator.spec,
+        limits=EngineLimits(
+            slots=settings.slots,
+            max_running=settings.max_running,
+            max_waiting=settings.max_waiting,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+        ),
+    )
+    return Router(
+        model=served_model(writing.base, settings.base_model),
+        engine=engine,
+        encoder=writing.encoder,
+        generator=writing.generator,
+        library=library,
+        limits=limits,
+    )
+
+
+def load_writing(
+    settings: Settings,
+    *,
+    enter: Callable[[str], None] = _silent,
+    progress: "Progress | None" = None,
+) -> Writing:
+    """Load what writes adapters, without the base model's weights; otherwise as `build_router`."""
+    enter("importing torch")
+    from transformers import AutoConfig
+
+    from t2l_router import checkpoint
+    from t2l_router.encoder import TaskEncoder
+    from t2l_router.generator import AdapterGenerator
+    from t2l_router.lora import LoraSpec
+    from t2l_router.models import pull
+
+    enter(f"loading the hypernetwork {settings.hypernet}")
+    hypernet = checkpoint.from_pretrained(settings.hypernet)
+    lora = hypernet.config.lora
+    enter(f"getting {settings.base_model}")
+    base = pull(settings.base_model, cache_dir=settings.cache_dir, progress=progress)
+    spec = LoraSpec.from_config(
+        AutoConfig.from_pretrained(base.path),
+        base_model=base.name,
+        base_fingerprint=base.fingerprint,
+        targets=[module.name for module in lora.modules],
+        rank=lora.rank,
+    )
+    generator = AdapterGenerator(
+        hypernet,
+        hypernet_id=checkpoint.hypernet_id(settings.hypernet),
+        base=spec,
+        device=_device(settings.device),
+    )
+    encoder_name = settings.encoder or generator.encoder_name
+    enter(f"getting {encoder_name}")
+    local_encoder = pull(encoder_name, cache_dir=settings.cache_dir, progress=progress)
+    enter(f"loading {encoder_name}")
+    encoder = TaskEncoder.load(local_encoder, device=_device(settings.device))
+    if encoder.fingerprint != hypernet.config.encoder_fingerprint:
+        raise CheckpointMismatch(
+            f"the hypernetwork was trained with another encoder than {encoder_name} as it is here; "
+            f"it needs {generator.encoder_name} with fingerprint "
+            f"{hypernet.config.encoder_fingerprint[:12]}, not {encoder.fingerprint[:12]}"
+        )
+    # The first forward is slow, and what can't work should fail now rather than in a request.
+    generator.generate(encoder.embed(["warm up"]))
+    return Writing(base, encoder, generator)
+
+
+def served_model(base: "LocalModel", configured: str) -> ServedModel:
+    """The base model as clients know it: by its name, its short name, or as it was configured."""
+    from t2l_router.models import KNOWN_MODELS
+
+    short = tuple(known.short_name for known in KNOWN_MODELS if known.name == base.name)
+    return ServedModel(base.name, base.fingerprint, (*short, configured))
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is cuda, but torch sees no CUDA device; use auto or cpu")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _dtype(wanted: str) -> "torch.dtype":
+    import torch
+
+    return torch.float32 if wanted == "float32" else torch.bfloat16

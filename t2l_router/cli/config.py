@@ -1,0 +1,31 @@
+"""``t2l config``: the settings in effect and where each comes from."""
+
+import click
+
+from t2l_router import config
+from t2l_router.cli.output import Column, Output, output_option
+
+
+@click.command()
+@output_option
+def command(out: Output) -> None:
+    """
+    Show the settings in effect and where each comes from.
+
+    A setting is taken from the command's flag, else from the environment variable T2L_<NAME>, else
+    from t2l.toml in the working directory, else it has its default.
+    """
+    settings = config.load()
+    origins = config.origins()
+    rows = [
+        {
+            "setting": name,
+            "value": getattr(settings, name),
+            "origin": origins[name],
+            "meaning": field.description,
+        }
+        for name, field in config.Settings.model_fields.items()
+    ]
+    out.table(
+        rows, [Column("setting", "setting"), Column("value", "value"), Column("origin", "origin")]
+    )

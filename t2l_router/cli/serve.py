@@ -1,0 +1,77 @@
+"""``t2l serve``: the HTTP server."""
+
+import errno
+import ipaddress
+import logging
+import socket
+
+import click
+import uvicorn
+
+from t2l_router.bootstrap import build_app
+from t2l_router.cli.options import settings_options
+from t2l_router.config import Settings
+from t2l_router.errors import ConfigError
+from t2l_router.readiness import Readiness
+
+
+@click.command()
+@settings_options("host", "port", "base_model", "hypernet", "engine", "device", "log_level")
+def command(settings: Settings) -> None:
+    """
+    Serve the OpenAI-compatible API.
+
+    Models that are missing are pulled first. The server answers /health/live at once and
+    /health/ready when it can chat. Ctrl-C or SIGTERM finishes the running answers.
+    """
+    _log_to_stderr(settings.log_level)
+    listening = _listen(settings.host, settings.port)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"t2l serves http://{shown}:{port}/v1 - Ctrl-C stops it", err=True)
+    if not _is_loopback(host):
+        click.echo(f"Warning: there are no keys; everyone who reaches {host} may chat", err=True)
+    readiness = Readiness()
+    config = uvicorn.Config(
+        build_app(settings, readiness),
+        log_config=None,
+        timeout_graceful_shutdown=settings.drain_s,
+    )
+    _Server(config, readiness).run(sockets=[listening])
+    if readiness.error:
+        raise readiness.error
+
+
+class _Server(uvicorn.Server):
+    """Ends by itself if the models can't be loaded."""
+
+    def __init__(self, config: uvicorn.Config, readiness: Readiness) -> None:
+        super().__init__(config)
+        self._readiness = readiness
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._readiness.error is not None
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the port before anything is loaded, so that a wrong one shows at once."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2_048)
+    except OSError as error:
+        hint = "stop what listens there, or give another --port"
+        if error.errno != errno.EADDRINUSE:
+            hint = "give an address of this machine with --host and a free --port"
+        raise ConfigError(
+            f"can't listen on {host}:{port}: {error.strerror or error}; {hint}"
+        ) from None
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.WARNING)
+    for name in ("t2l_router", "adapters_store", "uvicorn.access"):
+        logging.getLogger(name).setLevel(level.upper())

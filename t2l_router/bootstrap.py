@@ -117,10 +117,10 @@ def build_router(
             library=library,
             limits=limits,
         )
+    writing = load_writing(settings, enter=enter, progress=progress)
     from t2l_router.engines.local import EngineLimits, LocalEngine
     from t2l_router.models import load_base
 
-    writing = load_writing(settings, enter=enter, progress=progress)
     enter(f"loading {writing.base.name}")
     model, tokenizer = load_base(
         writing.base, dtype=_dtype(settings.dtype), device=_device(settings.device)

@@ -11,7 +11,7 @@ from typing import Any
 from t2l_router import wire
 from t2l_router.engines.base import Delta
 from t2l_router.faults import fault_of
-from t2l_router.router import Answer
+from t2l_router.router import Answer, Decision
 
 logger = logging.getLogger(__name__)
 
@@ -129,13 +129,17 @@ class Reply:
             self._timing_ms["first_token"] = (time.perf_counter() - self._started) * 1_000
 
     def _facts(self) -> wire.AdapterFacts:
-        adapter = self._decision.adapter
-        return wire.AdapterFacts(
-            adapter=adapter.adapter_id if adapter else None,
-            decision=self._decision.kind,
-            reason=self._decision.reason,
-            timing_ms={phase: round(ms, 2) for phase, ms in self._timing_ms.items()},
-        )
+        return facts_of(self._decision, self._timing_ms)
+
+
+def facts_of(decision: Decision, timing_ms: dict[str, float]) -> wire.AdapterFacts:
+    """Which adapter serves, why, and what that took."""
+    return wire.AdapterFacts(
+        adapter=decision.adapter.adapter_id if decision.adapter else None,
+        decision=decision.kind,
+        reason=decision.reason,
+        timing_ms={phase: round(ms, 2) for phase, ms in timing_ms.items()},
+    )
 
 
 async def _paced(

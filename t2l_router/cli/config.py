@@ -26,6 +26,5 @@ def command(out: Output) -> None:
         }
         for name, field in config.Settings.model_fields.items()
     ]
-    out.table(
-        rows, [Column("setting", "setting"), Column("value", "value"), Column("origin", "origin")]
-    )
+    value = Column("value", "value", lambda value: "-" if value is None else str(value))
+    out.table(rows, [Column("setting", "setting"), value, Column("origin", "origin")])

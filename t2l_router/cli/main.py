@@ -11,6 +11,8 @@ from t2l_router.cli import output
 # so that ``t2l --help`` imports none of them.
 COMMANDS: dict[str, str] = {
     "serve": "Serve the OpenAI-compatible API.",
+    "chat": "Chat with an adapted model.",
+    "generate": "Write the adapter for a task to a directory that PEFT and vLLM load.",
     "config": "Show the settings in effect and where each comes from.",
 }
 

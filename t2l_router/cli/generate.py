@@ -1,0 +1,76 @@
+"""``t2l generate``: a PEFT adapter from a sentence."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from t2l_router import bootstrap
+from t2l_router.cli.loading import loading
+from t2l_router.cli.options import settings_options
+from t2l_router.cli.output import Output, output_option, size
+from t2l_router.config import Settings
+from t2l_router.describe import validated
+
+_ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+
+
+@click.command()
+@click.argument("description")
+@click.option(
+    "-o",
+    "--out-dir",
+    "directory",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the adapter directory is written.",
+)
+@click.option("--force", is_flag=True, help="Replace an adapter that is there already.")
+@settings_options("base_model", "hypernet", "device")
+@output_option
+def command(
+    description: str, directory: Path, settings: Settings, out: Output, *, force: bool
+) -> None:
+    """
+    Write the adapter for a task to a directory that PEFT and vLLM load.
+
+    Example: t2l generate "Answer with the sentiment of the review: positive or negative" -o mood
+    """
+    text = validated(description)
+    _check_replaceable(directory, force=force)
+    with loading() as (enter, progress):
+        writing = bootstrap.load_writing(settings, enter=enter, progress=progress)
+    start = time.perf_counter()
+    (weights,) = writing.generator.generate(writing.encoder.embed([text]))
+    milliseconds = (time.perf_counter() - start) * 1_000
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside and moved, so that neither a failure nor a reader sees half an adapter.
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as beside:
+        weights.save_peft(Path(beside) / "new")
+        if directory.exists():
+            directory.replace(Path(beside) / "old")
+        (Path(beside) / "new").replace(directory)
+    n_bytes = sum(file.stat().st_size for file in directory.iterdir())
+    record = {
+        "id": weights.adapter_id,
+        "path": directory.absolute(),
+        "size": n_bytes,
+        "base_model": writing.base.name,
+        "milliseconds": round(milliseconds, 1),
+    }
+    out.record(record if out.style == "json" else record | {"size": size(n_bytes)})
+
+
+def _check_replaceable(directory: Path, *, force: bool) -> None:
+    """Only an adapter is ever replaced, and only if asked for: a wrong path must not cost data."""
+    found = {file.name for file in directory.iterdir()} if directory.exists() else set()
+    if found and not force:
+        raise FileExistsError(
+            f"{directory} is not empty; give --force to replace the adapter there"
+        )
+    if not found <= _ADAPTER_FILES:
+        raise FileExistsError(
+            f"{directory} holds {min(found - _ADAPTER_FILES)!r}, so it is more than an adapter; "
+            "choose another directory"
+        )

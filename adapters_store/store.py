@@ -98,21 +98,17 @@ class AdapterStore:
             StoreUnavailable: The database or the disk can't be used.
         """
         database = Database(config.database_url)
-        database.open_schema()
-        blobs = open_blobs(
-            config.blobs_url,
-            cache_dir=config.cache_dir / "adapters",
-            options=dict(config.blobs_options),
-        )
-        vectors = SqlVectors(database)
-        index: VectorIndex
-        if config.index == "exact":
-            index = ExactIndex(vectors)
-        else:
-            index = FaissIndex(
-                vectors, cache_dir=config.cache_dir / "index", library=_library_id(database)
+        try:
+            database.open_schema()
+            blobs = open_blobs(
+                config.blobs_url,
+                cache_dir=config.cache_dir / "adapters",
+                options=dict(config.blobs_options),
             )
-        return cls(Ledger(database, blobs, config.actor), index)
+            return cls(Ledger(database, blobs, config.actor), _open_index(config, database))
+        except BaseException:
+            database.close()
+            raise
 
     def close(self) -> None:
         """Save the index's cache and close the database."""
@@ -350,6 +346,19 @@ class AdapterStore:
         """Count that adapters were served; ids that are gone are passed over."""
         with self.ledger.change() as change:
             changes.record_uses(change, uses, tenant=tenant)
+
+
+def _open_index(config: StoreConfig, database: Database) -> VectorIndex:
+    vectors = SqlVectors(database)
+    if config.index == "exact":
+        return ExactIndex(vectors)
+    if config.index == "pgvector":
+        # Lazy: pgvector is an optional dependency.
+        from adapters_store.index_pgvector import PgVectorIndex  # noqa: PLC0415
+
+        return PgVectorIndex(database, vectors)
+    library_id = _library_id(database)
+    return FaissIndex(vectors, cache_dir=config.cache_dir / "index", library=library_id)
 
 
 def _library_id(database: Database) -> str:

@@ -1,9 +1,17 @@
 """Base models and encoders on this machine's disk: fetched, verified, loaded."""
 
-from t2l_router.models.cache import LocalModel, installed, local, remove, verify
+from t2l_router.models.cache import (
+    LocalModel,
+    installed,
+    local,
+    removable,
+    remove,
+    size_bytes,
+    verify,
+)
 from t2l_router.models.catalogue import KNOWN_MODELS, KnownModel, canonical_name
 from t2l_router.models.load import load_base
-from t2l_router.models.manifest import Manifest
+from t2l_router.models.manifest import Manifest, read_manifest
 from t2l_router.models.pulling import pull
 
 __all__ = [
@@ -16,6 +24,9 @@ __all__ = [
     "load_base",
     "local",
     "pull",
+    "read_manifest",
+    "removable",
     "remove",
+    "size_bytes",
     "verify",
 ]

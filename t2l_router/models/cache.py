@@ -11,11 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from t2l_router.errors import DiskFull, ModelCorrupt, ModelUnavailable
-from t2l_router.models.catalogue import KNOWN_MODELS, Kind, canonical_name
-from t2l_router.models.manifest import Manifest, find_damage, fingerprint, read_manifest
+from t2l_router.models.catalogue import KNOWN_MODELS, Kind, canonical_name, find
+from t2l_router.models.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    find_damage,
+    fingerprint,
+    read_manifest,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -53,21 +59,15 @@ def local(name: str, *, cache_dir: Path) -> LocalModel | None:
     in_place = as_folder(name)
     if in_place is not None:
         return _used_in_place(in_place, cache_dir)
-    name = canonical_name(name)
-    folder = model_folder(name, cache_dir)
+    folder = model_folder(canonical_name(name), cache_dir)
     manifest = read_manifest(folder)
     return None if manifest is None else _found(folder, manifest)
 
 
-def installed(cache_dir: Path) -> list[tuple[LocalModel, Manifest]]:
-    """List the models in the cache by name; folders without a readable manifest are left out."""
-    found = []
-    for folder in sorted((cache_dir / "models").glob("[!.]*")):
-        with contextlib.suppress(ModelCorrupt):
-            manifest = read_manifest(folder)
-            if manifest is not None:
-                found.append((_found(folder, manifest), manifest))
-    return found
+def installed(cache_dir: Path) -> list[str]:
+    """Name the models in the cache, also those whose files are damaged."""
+    manifests = (cache_dir / "models").glob(f"[!.]*/{MANIFEST_FILE}")
+    return sorted(path.parent.name.replace("--", "/", 1) for path in manifests)
 
 
 def verify(model: LocalModel) -> None:
@@ -92,12 +92,9 @@ def verify(model: LocalModel) -> None:
         )
 
 
-def remove(name: str, *, cache_dir: Path) -> int:
+def removable(name: str, *, cache_dir: Path) -> list[Path]:
     """
-    Remove a model from the cache, damaged or not; downloads that were kept for it go as well.
-
-    Returns:
-        The bytes freed; 0 if there was nothing.
+    List the folders that `remove` would remove: the model, damaged or not, and kept downloads.
 
     Raises:
         ModelUnavailable: *name* is a folder used in place: it isn't ours to remove.
@@ -105,21 +102,38 @@ def remove(name: str, *, cache_dir: Path) -> int:
     if as_folder(name) is not None:
         raise ModelUnavailable(f"{name} is a folder of yours, used in place; remove it yourself")
     name = canonical_name(name)
-    with locked(name, cache_dir):
-        doomed = (model_folder(name, cache_dir), partial_folder(name, cache_dir))
-        freed = 0
-        for folder in (*doomed, downloads_folder(name, cache_dir)):
-            freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            _discard(folder)
-    return freed
+    folders = (
+        model_folder(name, cache_dir),
+        partial_folder(name, cache_dir),
+        downloads_folder(name, cache_dir),
+    )
+    return [folder for folder in folders if folder.exists()]
+
+
+def remove(name: str, *, cache_dir: Path) -> None:
+    """
+    Remove a model from the cache; a server that has it loaded keeps running.
+
+    Raises:
+        ModelUnavailable: *name* is a folder used in place: it isn't ours to remove.
+    """
+    if removable(name, cache_dir=cache_dir):
+        with locked(canonical_name(name), cache_dir):
+            for folder in removable(name, cache_dir=cache_dir):
+                _discard(folder)
+
+
+def size_bytes(folder: Path) -> int:
+    """Sum up the sizes of all files below *folder*."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def as_folder(name: str) -> Path | None:
-    """Take *name* as a folder if it is one and not the name of a known model."""
-    if canonical_name(name) in {known.name for known in KNOWN_MODELS}:
-        return None
+    """Take *name* as a folder in Hugging Face layout if it is one and not a known model's name."""
     path = Path(name).expanduser()
-    return path.resolve() if path.is_dir() else None
+    if find(name) is not None or not (path / "config.json").is_file():
+        return None
+    return path.resolve()
 
 
 def model_folder(name: str, cache_dir: Path) -> Path:
@@ -139,18 +153,36 @@ def downloads_folder(name: str, cache_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(name: str, cache_dir: Path) -> Iterator[None]:
-    """Keep other processes from building or removing the same model."""
-    folder = cache_dir / "models"
-    folder.mkdir(parents=True, exist_ok=True)
-    # The kernel drops the lock with its process, so a killed pull never blocks the next one.
-    with FileLock(folder / f".{_slug(name)}.lock"):
+    """
+    Keep other processes from building or removing the same model meanwhile.
+
+    Raises:
+        ModelUnavailable: The cache can't be written.
+    """
+    path = cache_dir / "models" / f".{_slug(name)}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The kernel drops the lock with its process, so a killed pull never blocks the next one.
+        lock = FileLock(path)
+        lock.acquire()
+    except (OSError, Timeout) as error:
+        raise ModelUnavailable(
+            f"the model cache {cache_dir} can't be written ({error}); set cache_dir to a folder "
+            "of yours"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def publish(name: str, cache_dir: Path) -> None:
     """Put the finished partial folder into its place, replacing a damaged one if there is one."""
     partial, final = partial_folder(name, cache_dir), model_folder(name, cache_dir)
     for path in (*partial.rglob("*"), partial):
+        if path.is_file():
+            # Some writers make files for the owner alone; the manifest has the umask's mode.
+            shutil.copymode(partial / MANIFEST_FILE, path)
         _fsync(path)
     if final.exists():
         _discard(final)
@@ -172,7 +204,8 @@ def disk_full_as(message: str) -> Iterator[None]:
 def _slug(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ModelUnavailable(
-            f"{name!r} is neither a folder nor a model name such as {KNOWN_MODELS[0].name}"
+            f"{name!r} is neither a model folder (with a config.json) nor a model name such as "
+            f"{KNOWN_MODELS[0].name}"
         )
     return name.replace("/", "--")
 
@@ -186,8 +219,6 @@ def _used_in_place(folder: Path, cache_dir: Path) -> LocalModel:
     manifest = read_manifest(folder)
     if manifest is not None:
         return _found(folder, manifest)
-    if not (folder / "config.json").exists():
-        raise ModelUnavailable(f"{folder} holds no model: it has no config.json")
     stats = {path.name: path.stat() for path in sorted(folder.iterdir()) if path.is_file()}
     state = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
     key = hashlib.sha256(json.dumps([str(folder), state]).encode()).hexdigest()
@@ -196,21 +227,21 @@ def _used_in_place(folder: Path, cache_dir: Path) -> LocalModel:
         known_fingerprint = remembered.read_text()
     else:
         known_fingerprint = fingerprint(folder)
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        beside = remembered.with_suffix(f".{os.getpid()}")
-        beside.write_text(known_fingerprint)
-        beside.replace(remembered)
+        with contextlib.suppress(OSError):  # a cache that can't be written costs time only
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            beside = remembered.with_suffix(f".{os.getpid()}")
+            beside.write_text(known_fingerprint)
+            beside.replace(remembered)
     kind: Kind = "encoder" if (folder / "modules.json").exists() else "base"
     return LocalModel(str(folder), kind, folder, known_fingerprint)
 
 
 def _discard(folder: Path) -> None:
     """Remove a folder so that no moment shows a half of it under its name."""
-    if folder.exists():
-        doomed = folder.with_name(f".{folder.name.lstrip('.')}.doomed")
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
+    doomed = folder.with_name(f".{folder.name.lstrip('.')}.doomed")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _fsync(path: Path) -> None:

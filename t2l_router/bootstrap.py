@@ -123,7 +123,7 @@ def build_router(
 
     enter(f"loading {writing.base.name}")
     model, tokenizer = load_base(
-        writing.base, dtype=_dtype(settings.dtype), device=_device(settings.device)
+        writing.base, dtype=_dtype(settings.dtype), device=torch_device(settings.device)
     )
     engine = LocalEngine(
         model,
@@ -179,13 +179,13 @@ def load_writing(
         hypernet,
         hypernet_id=checkpoint.hypernet_id(settings.hypernet),
         base=spec,
-        device=_device(settings.device),
+        device=torch_device(settings.device),
     )
     encoder_name = settings.encoder or generator.encoder_name
     enter(f"getting {encoder_name}")
     local_encoder = pull(encoder_name, cache_dir=settings.cache_dir, progress=progress)
     enter(f"loading {encoder_name}")
-    encoder = TaskEncoder.load(local_encoder, device=_device(settings.device))
+    encoder = TaskEncoder.load(local_encoder, device=torch_device(settings.device))
     if encoder.fingerprint != hypernet.config.encoder_fingerprint:
         raise CheckpointMismatch(
             f"the hypernetwork was trained with another encoder than {encoder_name} as it is here; "
@@ -205,7 +205,13 @@ def served_model(base: "LocalModel", configured: str) -> ServedModel:
     return ServedModel(base.name, base.fingerprint, (*short, configured))
 
 
-def _device(wanted: str) -> str:
+def torch_device(wanted: str) -> str:
+    """
+    The device that a setting asks for; auto takes a GPU if there is one.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():

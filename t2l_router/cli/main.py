@@ -13,6 +13,7 @@ COMMANDS: dict[str, str] = {
     "serve": "Serve the OpenAI-compatible API.",
     "chat": "Chat with an adapted model.",
     "generate": "Write the adapter for a task to a directory that PEFT and vLLM load.",
+    "doctor": "Check the environment, the models, the disk and the device.",
     "config": "Show the settings in effect and where each comes from.",
 }
 

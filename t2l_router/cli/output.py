@@ -31,6 +31,7 @@ R = TypeVar("R")
 
 OK, FAILURE, USAGE, NOT_FOUND, CONFLICT, UNVERIFIED, UNREACHABLE = range(7)
 INTERRUPTED = 130
+_LEAST_WIDTH = 8
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -51,6 +52,7 @@ _CODES: dict[type[BaseException], int] = {
     errors.ModelCorrupt: UNVERIFIED,
     errors.CheckpointMismatch: UNVERIFIED,
     errors.InvalidAdapter: UNVERIFIED,
+    OSError: FAILURE,
     FileExistsError: CONFLICT,
     store.StoreError: FAILURE,
     store.NotFound: NOT_FOUND,
@@ -146,16 +148,24 @@ class Output:
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
+        console = Console(width=None if sys.stdout.isatty() else 80, highlight=False)
+        # Text, not str: a description like "[red]" is data, not markup.
+        cells = [[Text(" ".join(c.show(row[c.key]).split())) for c in columns] for row in rows]
+        widths = [
+            max([len(column.title), *(line[i].cell_len for line in cells)])
+            for i, column in enumerate(columns)
+        ]
+        # Left to itself rich squeezes every column alike, and short ones vanish.
+        while sum(widths) + 2 * len(widths) > console.width and max(widths) > _LEAST_WIDTH:
+            widths[widths.index(max(widths))] -= 1
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column, width in zip(columns, widths, strict=True):
             justify: Literal["left", "right"] = "right" if column.right else "left"
-            table.add_column(
-                column.title.upper(), justify=justify, no_wrap=True, overflow="ellipsis"
-            )
-        for row in rows:
-            # Text, not str: a description like "[red]" is data, not markup.
-            table.add_row(*(Text(" ".join(c.show(row[c.key]).split())) for c in columns))
-        Console(width=None if sys.stdout.isatty() else 80, highlight=False).print(table)
+            title = column.title.upper()
+            table.add_column(title, justify=justify, width=width, no_wrap=True)
+        for line in cells:
+            table.add_row(*line)
+        console.print(table)
 
 
 def output_option(command: Callable[..., R]) -> Callable[..., R]:

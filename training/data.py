@@ -98,6 +98,7 @@ class Sampler:
         row_tokens: S, the length of a row.
         plain: Share of examples without instruction.
         terse: Share of rows whose description is a terse one.
+        mix: Share of rows whose embedding lies between two descriptions of the task.
         seed: Of the run.
     """
 
@@ -109,11 +110,12 @@ class Sampler:
         row_tokens: int,
         plain: float = 0.5,
         terse: float = 0.35,
+        mix: float = 0.0,
         seed: int = 0,
     ) -> None:
         self._pack = pack
         self._shape = (tasks_per_step, row_tokens)
-        self._plain, self._terse, self._seed = plain, terse, seed
+        self._plain, self._terse, self._mix, self._seed = plain, terse, mix, seed
         self._examples = [_groups(pack.tasks, pack.kinds, kind) for kind in (PLAIN, INSTRUCTED)]
         self._descriptions = [_groups(pack.embedding_tasks, pack.terse, kind) for kind in (0, 1)]
         self._task_ids = sorted(self._examples[PLAIN])
@@ -177,14 +179,21 @@ class Sampler:
         return chosen
 
     def _describe(self, tasks: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
-        rows = []
-        for task in tasks:
-            kind = int(rng.random() < self._terse)
-            group = self._descriptions[kind].get(int(task), _NONE)
-            if not len(group):
-                group = self._descriptions[1 - kind][int(task)]
-            rows.append(rng.choice(group))
-        return self._pack.embeddings[rows]
+        rows = np.stack([self._embedding(int(task), rng) for task in tasks])
+        for row, task in enumerate(tasks):
+            if rng.random() < self._mix:
+                share = rng.random()
+                rows[row] = share * rows[row] + (1 - share) * self._embedding(int(task), rng)
+        unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit.astype(np.float32)
+
+    def _embedding(self, task: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        kind = int(rng.random() < self._terse)
+        group = self._descriptions[kind].get(task, _NONE)
+        if not len(group):
+            group = self._descriptions[1 - kind][task]
+        row: NDArray[np.float32] = self._pack.embeddings[rng.choice(group)]
+        return row
 
 
 _NONE: NDArray[np.int64] = np.empty(0, np.int64)

@@ -16,7 +16,6 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from t2l_router.errors import ConfigError
-from training.base import find_model
 from training.corpus import load_tasks
 
 

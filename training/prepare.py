@@ -139,7 +139,9 @@ def _instruct(example: Example, task: Task, rng: random.Random) -> list[Message]
     return chat(example.text, instruction=system, where="system")
 
 
-def _embed(encoder: TaskEncoder, texts: list[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _embed(
+    encoder: TaskEncoder, texts: list[str]
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     step = 256
     parts = [
         encoder.embed(texts[at : at + step])

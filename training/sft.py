@@ -10,6 +10,7 @@ OUT/state.safetensors; the same command again goes on where a killed run stopped
 import argparse
 import dataclasses
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -41,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = load_frozen(find_model(args.base or pack.facts["base_model"]), device=device, dtype=dtype)
+    model = load_frozen(
+        find_model(args.base or pack.facts["base_model"]), device=device, dtype=dtype
+    )
     if args.attention:
         model.set_attn_implementation(args.attention)
     spec = LoraSpec.from_model(
@@ -64,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.load_state(state)
         print(f"going on from step {trainer.step}", file=sys.stderr)
     started = time.monotonic()
-    _run(trainer, state)
-    seconds = time.monotonic() - started
-    _finish(args, trainer, seconds, device)
+    for part in range(1, args.snapshots + 1):
+        _run(trainer, state, until=part * recipe.steps // args.snapshots)
+        _save(args, trainer, time.monotonic() - started, device)
 
 
 def _source(args: argparse.Namespace, spec: LoraSpec, pack: Pack) -> nn.Module:
@@ -79,11 +82,12 @@ def _source(args: argparse.Namespace, spec: LoraSpec, pack: Pack) -> nn.Module:
             encoder=pack.facts["encoder"],
             encoder_fingerprint=pack.facts["encoder_fingerprint"],
             variant=args.variant,
+            dropout=args.hypernet_dropout,
         )
     )
 
 
-def _run(trainer: Trainer, state: Path) -> None:
+def _run(trainer: Trainer, state: Path, *, until: int) -> None:
     """Train with a progress bar on a terminal, else a line now and then; save as it goes."""
     console = Console(stderr=True)
     bar = Progress(
@@ -112,7 +116,7 @@ def _run(trainer: Trainer, state: Path) -> None:
             print(f"step {trainer.step} validation loss {validation:.4f}", flush=True)
 
     with bar:
-        trainer.run(on_step=show)
+        trainer.run(until=until, on_step=show)
     validation = trainer.validate()
     trainer.save_state(state)
     print(f"step {trainer.step} validation loss {validation:.4f}", flush=True)
@@ -131,8 +135,8 @@ def _largest_norm(hypernet: Hypernet, pack: Pack, device: str) -> float:
     return largest
 
 
-def _finish(args: argparse.Namespace, trainer: Trainer, seconds: float, device: str) -> None:
-    source = trainer.finish()
+def _save(args: argparse.Namespace, trainer: Trainer, seconds: float, device: str) -> None:
+    """Write the averaged weights as a checkpoint (an adapter for the baseline) and the metrics."""
     run = {
         "command": "python -m training.sft " + " ".join(args.argv),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -142,19 +146,22 @@ def _finish(args: argparse.Namespace, trainer: Trainer, seconds: float, device: 
         "tokens": trainer.tokens,
         "tokens_per_s": round(trainer.tokens / seconds),
         "tasks": len(trainer.pack.facts["tasks"]),
-        "parameters": sum(p.numel() for p in source.parameters()),
-        "best_validation_loss": trainer.best_loss,
+        "parameters": sum(p.numel() for p in trainer.source.parameters()),
     }
-    target = args.out / "checkpoint"
-    if isinstance(source, SharedAdapter):
-        target = args.out / "adapter"
-        source.weights().save_peft(target)
-    else:
-        assert isinstance(source, Hypernet)
-        # Twice the largest seen: room for new descriptions, none for a broken forward.
-        limit = 2 * _largest_norm(source, trainer.pack, device)
-        source.config = dataclasses.replace(source.config, max_delta_norm=limit)
-        checkpoint.save_pretrained(source, target, card=_card(trainer, run))
+    last = trainer.step == trainer.recipe.steps
+    suffix = "" if last else f"-{trainer.step}"
+    with trainer.averaged() as source:
+        if isinstance(source, SharedAdapter):
+            shutil.rmtree(args.out / f"adapter{suffix}", ignore_errors=True)
+            source.weights().save_peft(args.out / f"adapter{suffix}")
+        else:
+            assert isinstance(source, Hypernet)
+            # Twice the largest seen: room for new descriptions, none for a broken forward.
+            limit = 2 * _largest_norm(source, trainer.pack, device)
+            source.config = dataclasses.replace(source.config, max_delta_norm=limit)
+            checkpoint.save_pretrained(
+                source, args.out / f"checkpoint{suffix}", card=_card(trainer, run)
+            )
     metrics = {
         "run": run,
         "setup": dataclasses.asdict(trainer.recipe),
@@ -183,11 +190,13 @@ def _card(trainer: Trainer, run: dict[str, object]) -> str:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
     parser.add_argument("--pack", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, help="pack of tasks that choose the weights")
+    parser.add_argument("--validation", type=Path, help="pack of tasks whose loss is reported")
     parser.add_argument("--base", default="", help="directory; default: the pack's base model")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--system", choices=["t2l", "multi-task"], default="t2l")
     parser.add_argument("--variant", choices=["L", "M", "S"], default="L")
+    parser.add_argument("--hypernet-dropout", type=float, default=0.05)
+    parser.add_argument("--snapshots", type=int, default=1, help="checkpoints, evenly spaced")
     parser.add_argument("--targets", default="q_proj,v_proj")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--device", default="")

@@ -8,6 +8,7 @@ logits at answer positions only.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
@@ -40,6 +41,7 @@ class Recipe:
         dropout: LoRA dropout.
         plain: Share of examples without instruction (definition dropout).
         terse: Share of rows with a terse description.
+        mix: Share of rows whose embedding lies between two descriptions of the task.
         seed: Of everything drawn.
     """
 
@@ -55,6 +57,7 @@ class Recipe:
     dropout: float = 0.05
     plain: float = 0.5
     terse: float = 0.35
+    mix: float = 0.0
     seed: int = 0
 
 
@@ -67,8 +70,7 @@ class Trainer:
         source: Maps embeddings ``[T, D]`` to LoRA pairs: a `Hypernet` or a baseline.
         pack: Training data.
         recipe: How.
-        validation: Data of tasks that aren't trained on; the best averaged weights are chosen by
-            their loss. None keeps the last ones.
+        validation: Data of tasks that aren't trained on, whose loss is reported.
     """
 
     def __init__(
@@ -85,10 +87,8 @@ class Trainer:
         self.step = 0
         self.tokens = 0
         self.history: list[dict[str, float]] = []
-        self.best_loss = float("inf")
         self._params = dict(source.named_parameters())
         self._averaged = {name: p.detach().clone() for name, p in self._params.items()}
-        self.best = {name: p.clone() for name, p in self._averaged.items()}
         self._optimiser = torch.optim.AdamW(
             source.parameters(),
             lr=recipe.lr,
@@ -98,7 +98,7 @@ class Trainer:
         self._sampler = _sampler(pack, recipe)
         self._validation = None
         if validation is not None:
-            self._validation = _sampler(validation, recipe, plain=1.0, terse=0.5)
+            self._validation = _sampler(validation, recipe, plain=1.0, terse=0.5, mix=0.0)
 
     def run(
         self, *, until: int | None = None, on_step: Callable[["Trainer", float], None] | None = None
@@ -138,7 +138,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.source.parameters(), recipe.clip)
         self._optimiser.step()
         decay = min(recipe.ema, (self.step + 1) / (self.step + 10))
-        torch._foreach_lerp_(  # noqa: SLF001 - one kernel instead of one per tensor
+        torch._foreach_lerp_(
             list(self._averaged.values()),
             [p.detach() for p in self._params.values()],
             1 - decay,
@@ -158,31 +158,27 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, *, batches: int = 4) -> float:
-        """Give the averaged weights' loss on validation tasks and remember the best weights."""
+        """Give the averaged weights' loss on the validation tasks; NaN without such tasks."""
         if self._validation is None:
-            self.best = {name: p.clone() for name, p in self._averaged.items()}
             return float("nan")
+        total = 0.0
+        with self.averaged():
+            self.base.eval()
+            for i in range(batches):
+                batch = self._validation.batch(i)
+                total += self._loss(batch, batch.embeddings.to(self.device)).item()
+        self.history.append({"step": self.step, "validation_loss": total / batches})
+        return total / batches
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """Inside, the source holds the averaged weights, in evaluation mode."""
         current = {name: p.detach().clone() for name, p in self._params.items()}
         self._assign(self._averaged)
-        self.source.eval()
-        self.base.eval()
-        total = 0.0
-        for i in range(batches):
-            batch = self._validation.batch(i)
-            total += self._loss(batch, batch.embeddings.to(self.device)).item()
-        self._assign(current)
-        loss = total / batches
-        self.history.append({"step": self.step, "validation_loss": loss})
-        if loss < self.best_loss:
-            self.best_loss = loss
-            self.best = {name: p.clone() for name, p in self._averaged.items()}
-        return loss
-
-    @torch.no_grad()
-    def finish(self) -> nn.Module:
-        """Put the best averaged weights into the source and return it, in evaluation mode."""
-        self._assign(self.best)
-        return self.source.eval()
+        try:
+            yield self.source.eval()
+        finally:
+            self._assign(current)
 
     def save_state(self, path: Path) -> None:
         """Write all that `load_state` needs to go on as if nothing had happened."""
@@ -190,14 +186,12 @@ class Trainer:
         for name, parameter in self._params.items():
             tensors[f"param/{name}"] = parameter.detach()
             tensors[f"averaged/{name}"] = self._averaged[name]
-            tensors[f"best/{name}"] = self.best[name]
             for key, value in self._optimiser.state.get(parameter, {}).items():
                 tensors[f"adam/{key}/{name}"] = value
         loop = {
             "step": self.step,
             "tokens": self.tokens,
             "history": self.history,
-            "best_loss": self.best_loss,
             "recipe": asdict(self.recipe),
         }
         beside = path.with_suffix(".part")
@@ -220,7 +214,6 @@ class Trainer:
             for name, parameter in self._params.items():
                 parameter.copy_(file.get_tensor(f"param/{name}"))
                 self._averaged[name].copy_(file.get_tensor(f"averaged/{name}"))
-                self.best[name].copy_(file.get_tensor(f"best/{name}"))
                 state = {
                     key: file.get_tensor(f"adam/{key}/{name}")
                     for key in ("step", "exp_avg", "exp_avg_sq")
@@ -229,7 +222,7 @@ class Trainer:
                     state["step"] = state["step"].cpu()
                 self._optimiser.state[parameter] = state
         self.step, self.tokens = loop["step"], loop["tokens"]
-        self.history, self.best_loss = loop["history"], loop["best_loss"]
+        self.history = loop["history"]
 
     @torch.no_grad()
     def _assign(self, values: dict[str, Tensor]) -> None:
@@ -243,7 +236,7 @@ def _sampler(pack: Pack, recipe: Recipe, **changes: float) -> Sampler:
         tasks_per_step=recipe.tasks_per_step,
         row_tokens=recipe.row_tokens,
         seed=recipe.seed,
-        **{"plain": recipe.plain, "terse": recipe.terse, **changes},
+        **{"plain": recipe.plain, "terse": recipe.terse, "mix": recipe.mix, **changes},
     )
 
 

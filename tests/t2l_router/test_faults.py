@@ -1,0 +1,58 @@
+import inspect
+
+import pytest
+
+from t2l_router import errors
+from t2l_router.faults import FAULTS, fault_of
+from t2l_router.middleware import BodyTooLarge
+from t2l_router.readiness import NotReady
+
+TREE = [
+    error
+    for _, error in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(error, errors.T2LError)
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (errors.InvalidRequest("x", param="p"), 400, "invalid_request_error", "invalid_value"),
+        (errors.InvalidDescription("x"), 400, "invalid_request_error", "invalid_task_description"),
+        (errors.PromptTooLong("x"), 400, "invalid_request_error", "context_length_exceeded"),
+        (errors.UnknownModel("x"), 404, "invalid_request_error", "model_not_found"),
+        (errors.UnknownAdapter("x"), 404, "invalid_request_error", "adapter_not_found"),
+        (BodyTooLarge("x"), 413, "invalid_request_error", "request_too_large"),
+        (errors.EngineBusy("x"), 429, "rate_limit_error", "engine_busy"),
+        (errors.GenerationFailed("x"), 503, "server_error", "adapter_unavailable"),
+        (NotReady("x"), 503, "server_error", "not_ready"),
+        (errors.EngineFailed("x"), 500, "server_error", "internal_error"),
+    ],
+)
+def test_fault(error, status, kind, code):
+    """Each error has its status, type and code."""
+    fault, body = fault_of(error)
+
+    assert (fault.status, body.error.type, body.error.code) == (status, kind, code)
+    assert body.error.message == "x"
+    assert body.error.param == getattr(error, "param", None)
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_whole_tree_is_covered(kind):
+    """Every error of the tree has a status, and the caller's faults are never a 5xx."""
+    fault, _ = fault_of(kind("x"))
+
+    assert issubclass(kind, errors.RequestError) == (fault.status < 429)
+
+
+def test_unexpected_error_stays_inside():
+    """The text of an error nobody expected is not for strangers."""
+    _, body = fault_of(KeyError("/srv/secret"))
+
+    assert "secret" not in body.model_dump_json()
+
+
+def test_retry_after_only_where_it_helps():
+    """Only errors that pass by themselves ask the client to come again."""
+    assert {fault.status for fault in FAULTS.values() if fault.retry_after_s} == {429, 503}

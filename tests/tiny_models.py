@@ -32,7 +32,8 @@ SHARED = {
 def save_tiny_llama(folder: Path) -> None:
     """A Llama whose keys and values are narrower than its queries."""
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**SHARED, num_key_value_heads=2)).save_pretrained(folder)
+    config = LlamaConfig(**SHARED, num_key_value_heads=2, tie_word_embeddings=True)
+    LlamaForCausalLM(config).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
 
 

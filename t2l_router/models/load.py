@@ -45,13 +45,15 @@ def load_base(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported in `info`; we refuse them below
             )
         except (ValueError, OSError) as error:
             raise ModelUnavailable(f"transformers can't load {model.path}: {error}") from error
-    if info["missing_keys"]:
+    wrong = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    if wrong:
         raise ModelCorrupt(
-            f"{model.path} lacks {len(info['missing_keys'])} of the model's tensors, "
-            f"{min(info['missing_keys'])} is one"
+            f"{model.path}: {len(wrong)} of the model's tensors are missing or have another shape "
+            f"than its config says, {min(wrong)} is one"
         )
     # tokenizer.json as it is: the model-specific classes rebuild it, which takes seconds for
     # large vocabularies and may differ from what the model was trained with.

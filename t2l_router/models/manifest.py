@@ -74,11 +74,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST_FILE
     try:
         return _PARSER.validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValidationError as error:
+    except (ValidationError, OSError) as error:
         raise ModelCorrupt(
-            f"{path} is damaged; fetch the model again with `t2l models pull`"
+            f"{path} can't be read; fetch the model again with `t2l models pull`"
         ) from error
 
 

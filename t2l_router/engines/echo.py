@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from adapters_store.identity import PREFIX, AdapterId
 from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
+from t2l_router.engines.text import StopStrings
 from t2l_router.errors import EngineBusy
 from t2l_router.wire import ChatRequest, Usage
 
@@ -50,14 +51,20 @@ class EchoEngine:
         try:
             name = adapter.adapter_id if adapter else "base"
             words = [f"[{name}]", *(request.messages[-1].content or "").split()]
-            limit = request.token_limit or len(words)
-            for i, word in enumerate(words[:limit]):
-                await asyncio.sleep(self._delay_s if i else self._first_delay_s)
-                yield Delta(f" {word}" if i else word)
+            limit = min(request.token_limit or len(words), len(words))
+            stops = StopStrings(request.stop or [])
+            n_words = 0
+            for word in words[:limit]:
+                await asyncio.sleep(self._delay_s if n_words else self._first_delay_s)
+                text = stops.feed(f" {word}" if n_words else word)
+                n_words += 1
+                yield Delta(text)
+                if stops.stopped:
+                    break
+            is_whole = stops.stopped or limit == len(words)
             n_prompt = sum(len((message.content or "").split()) for message in request.messages)
             yield Delta(
-                finish_reason="length" if limit < len(words) else "stop",
-                usage=Usage.of(n_prompt, min(limit, len(words))),
+                stops.flush(), "stop" if is_whole else "length", Usage.of(n_prompt, n_words)
             )
         finally:
             self._running -= 1

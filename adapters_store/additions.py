@@ -136,40 +136,41 @@ def copy_to_shared(change: Change, row: catalog.AdapterRow) -> catalog.AdapterRo
         "created_at": change.now,
     }
     del columns["pk"]
-    shared_pk = insert_row(connection, adapters, columns)
-    texts = (
-        connection.execute(
-            select(descriptions)
-            .where(descriptions.c.adapter_pk == row.pk)
-            .order_by(descriptions.c.id)
-        )
-        .mappings()
-        .all()
-    )
-    for text in texts:
-        values = {key: value for key, value in text.items() if key != "id"}
-        copied = insert_row(connection, descriptions, values | {"adapter_pk": shared_pk})
-        _copy_embeddings(change, row.base, text["id"], copied)
-    change.log(row.tenant, "promote", row.id, descriptions=len(texts))
+    shared = catalog.by_key(connection, insert_row(connection, adapters, columns))
+    copied = copy_texts(change, row, shared)
+    change.log(row.tenant, "promote", row.id, descriptions=copied)
     change.log(SHARED, "add.promoted", row.id, promoted_from=row.tenant)
-    return catalog.by_key(connection, shared_pk)
+    return shared
 
 
-def _copy_embeddings(change: Change, base: str, source: int, target: int) -> None:
-    from_rows = change.connection.execute(
-        select(embeddings.c.vector, partitions.c.encoder_id)
-        .join(partitions, partitions.c.id == embeddings.c.partition_id)
-        .where(embeddings.c.description_id == source)
-    ).all()
-    for row in from_rows:
-        partition = partition_id(
-            change.connection, tenant=SHARED, base=base, encoder=row.encoder_id
+def copy_texts(change: Change, source: catalog.AdapterRow, target: catalog.AdapterRow) -> int:
+    """Give *target* the descriptions of *source* that it lacks, and return how many."""
+    connection = change.connection
+    known = select(descriptions.c.text_hash).where(descriptions.c.adapter_pk == target.pk)
+    texts = connection.execute(
+        select(descriptions)
+        .where(descriptions.c.adapter_pk == source.pk, descriptions.c.text_hash.not_in(known))
+        .order_by(descriptions.c.id)
+    )
+    rows = texts.mappings().all()
+    for row in rows:
+        values = {key: value for key, value in row.items() if key != "id"}
+        copy = insert_row(connection, descriptions, values | {"adapter_pk": target.pk})
+        vectors = connection.execute(
+            select(embeddings.c.vector, partitions.c.encoder_id)
+            .join(partitions, partitions.c.id == embeddings.c.partition_id)
+            .where(embeddings.c.description_id == row["id"])
         )
-        change.connection.execute(
-            embeddings.insert().values(
-                partition_id=partition, description_id=target, vector=row.vector
+        for vector in vectors.all():
+            partition = partition_id(
+                connection, tenant=target.tenant, base=target.base, encoder=vector.encoder_id
             )
-        )
+            connection.execute(
+                embeddings.insert().values(
+                    partition_id=partition, description_id=copy, vector=vector.vector
+                )
+            )
+    return len(rows)
 
 
 def _columns(new: NewAdapter) -> dict[str, object]:

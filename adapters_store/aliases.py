@@ -89,6 +89,19 @@ class Aliases:
             return [_span(row) for row in connection.execute(query.order_by(aliases.c.id.desc()))]
 
 
+def move_all(change: Change, source: str, target: str, *, tenant: str) -> None:
+    """Let every alias of the tenant that names one adapter name another from now on."""
+    named = select(aliases.c.name).where(
+        aliases.c.tenant == tenant, aliases.c.adapter_id == source, aliases.c.until.is_(None)
+    )
+    for name in change.connection.execute(named).scalars().all():
+        _end(change, name, tenant)
+        change.connection.execute(
+            aliases.insert().values(tenant=tenant, name=name, adapter_id=target, since=change.now)
+        )
+        change.log(tenant, "alias.set", target, alias=name, previous=source)
+
+
 def end_all(change: Change, adapter_id: AdapterId, *, tenant: str) -> list[str]:
     """
     End every alias that would name nothing once *tenant*'s copy of an adapter is gone.

@@ -14,10 +14,12 @@ from adapters_store import additions, audit, catalog, changes, filters, searchin
 from adapters_store.aliases import Aliases
 from adapters_store.blobs import open_blobs
 from adapters_store.database import Database
+from adapters_store.dedupe import Dedupe
 from adapters_store.delta import check_shapes, delta_norm
 from adapters_store.identity import AdapterId
 from adapters_store.index import ExactIndex, VectorIndex
 from adapters_store.index_faiss import FaissIndex
+from adapters_store.indexing import Indexing
 from adapters_store.leases import Leases
 from adapters_store.ledger import Ledger
 from adapters_store.maintenance import Maintenance
@@ -26,6 +28,7 @@ from adapters_store.partitions import SqlVectors, check_embedding
 from adapters_store.peft_files import AdapterFiles
 from adapters_store.quotas import Quotas
 from adapters_store.records import AdapterRecord, AuditEntry, Description, Hit, Lineage, State, Task
+from adapters_store.reembed import Reembedding
 from adapters_store.reports import Reports
 from adapters_store.schema import descriptions, library
 from adapters_store.transfer import export_files
@@ -87,6 +90,9 @@ class AdapterStore:
         self.leases = Leases(ledger)
         self.maintenance = Maintenance(ledger)
         self.reports = Reports(ledger)
+        self.dedupe = Dedupe(ledger)
+        self.indexing = Indexing(ledger, index)
+        self.reembedding = Reembedding(ledger)
 
     @classmethod
     def open(cls, config: StoreConfig) -> Self:

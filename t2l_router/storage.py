@@ -1,9 +1,18 @@
-"""From the settings to the adapter library."""
+"""From the settings to the adapter library, and from tensors to what it stores."""
 
 import getpass
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from adapters_store import AdapterStore, StoreConfig
+from adapters_store import AdapterFiles, AdapterStore, StoreConfig
 from t2l_router.config import Settings
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from t2l_router.encoder import TaskEncoder
+    from t2l_router.lora import LoraSpec, LoraWeights
 
 
 def library_config(settings: Settings, *, actor: str) -> StoreConfig:
@@ -22,3 +31,43 @@ def operator() -> str:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):  # a container's user may have no name
         return "cli"
+
+
+def adapter_files(weights: "LoraWeights") -> AdapterFiles:
+    """An adapter's tensors as the library stores them."""
+    # Lazy: whoever only reads the library needs no torch.
+    from safetensors.torch import save  # noqa: PLC0415
+
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": weights.spec.base_model,
+        **weights.spec.lora_config(),
+    }
+    tensors = save(weights.peft_tensors(), metadata={"format": "pt"})
+    return AdapterFiles(json.dumps(config).encode(), tensors)
+
+
+def module_shapes(spec: "LoraSpec") -> dict[str, tuple[int, int]]:
+    """Module path -> (d_in, d_out) of everything that adapters of this base model may change."""
+    return {
+        module.path.format(layer=layer): (module.d_in, module.d_out)
+        for module in spec.modules
+        for layer in range(spec.n_layers)
+    }
+
+
+def load_encoder(
+    settings: Settings,
+    *,
+    enter: Callable[[str], None],
+    progress: "Progress | None" = None,
+) -> "TaskEncoder":
+    """The encoder that the settings name, or else the one of the hypernetwork they name."""
+    # Lazy: whoever only reads the library needs no torch.
+    from t2l_router import checkpoint  # noqa: PLC0415
+    from t2l_router.encoder import TaskEncoder  # noqa: PLC0415
+    from t2l_router.models import pull  # noqa: PLC0415
+
+    name = settings.encoder or checkpoint.from_pretrained(settings.hypernet).config.encoder
+    enter(f"loading {name}")
+    return TaskEncoder.load(pull(name, cache_dir=settings.cache_dir, progress=progress))

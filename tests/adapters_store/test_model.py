@@ -180,7 +180,7 @@ class Library(RuleBasedStateMachine):
 
 TestLibrary = Library.TestCase
 TestLibrary.settings = settings(
-    max_examples=12,
+    max_examples=25,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

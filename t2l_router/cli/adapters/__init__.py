@@ -2,7 +2,7 @@
 
 import click
 
-from t2l_router.cli.adapters import browse, change, move, upkeep
+from t2l_router.cli.adapters import browse, change, duplicates, make, move, upkeep
 
 
 class Verbs(click.Group):
@@ -28,5 +28,12 @@ def command() -> None:
     """
 
 
-for verb in (*browse.VERBS, *change.VERBS, *move.VERBS, *upkeep.VERBS):
+for verb in (
+    *browse.VERBS,
+    *make.VERBS,
+    *change.VERBS,
+    *move.VERBS,
+    *upkeep.VERBS,
+    *duplicates.VERBS,
+):
     command.add_command(verb)

@@ -12,8 +12,10 @@ import click
 
 from adapters_store import AdapterRecord
 from adapters_store.names import DEFAULT_TENANT
-from t2l_router import config, storage
+from t2l_router import storage
+from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Column, Output, age, size
+from t2l_router.config import Settings
 
 R = TypeVar("R")
 
@@ -23,10 +25,9 @@ _SHORT_ID = len("t2l-") + 8
 def library_option(verb: Callable[..., R]) -> Callable[..., R]:
     """Give a verb the option ``--data-dir`` and an argument ``store``, closed afterwards."""
 
-    @click.option("--data-dir", metavar="DIR", help="Directory of the library.  [T2L_DATA_DIR]")
+    @settings_options("data_dir")
     @functools.wraps(verb)
-    def with_library(*args: Any, data_dir: str | None, **kwargs: Any) -> R:
-        settings = config.load({"data_dir": data_dir})
+    def with_library(*args: Any, settings: Settings, **kwargs: Any) -> R:
         with storage.open_library(settings, actor=storage.operator()) as store:
             return verb(*args, store=store, **kwargs)
 

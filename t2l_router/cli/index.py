@@ -1,0 +1,113 @@
+"""``t2l index``: the vector index over task descriptions."""
+
+import dataclasses
+
+import click
+
+from adapters_store import AdapterStore
+from adapters_store.reembed import Migration
+from t2l_router.cli.adapters.options import library_option
+from t2l_router.cli.loading import loading
+from t2l_router.cli.options import settings_options
+from t2l_router.cli.output import Column, Output, output_option
+from t2l_router.config import Settings
+from t2l_router.storage import load_encoder, open_library, operator
+
+
+@click.group()
+def command() -> None:
+    """See and rebuild the vector index; move it to another encoder."""
+
+
+@command.command()
+@output_option
+@library_option
+def status(*, store: AdapterStore, out: Output) -> None:
+    """Show what the index holds of each tenant and base model."""
+    out.table(
+        [dataclasses.asdict(report) for report in store.indexing.status()],
+        [
+            Column("tenant", "tenant"),
+            Column("base", "base", lambda value: str(value)[:12]),
+            Column("encoder", "encoder", lambda value: str(value)[:12]),
+            Column("active", "active", lambda value: "yes" if value else "no"),
+            Column("embeddings", "embeddings", right=True),
+            Column("searchable", "searchable", right=True),
+            Column("kind", "kind"),
+            Column("indexed", "indexed", right=True),
+        ],
+    )
+
+
+@command.command()
+@output_option
+@library_option
+def rebuild(*, store: AdapterStore, out: Output) -> None:
+    """Build the index anew from the database; it never holds anything else."""
+    store.indexing.rebuild(
+        on_partition=lambda done, total: out.note(f"Built {done} of {total} partitions.")
+    )
+
+
+@command.group()
+def migrate() -> None:
+    """
+    Move the library to the encoder of the settings.
+
+    Every description is embedded anew; the old encoder serves until all are.
+    """
+
+
+_encoder_options = settings_options("data_dir", "encoder", "device")
+
+
+@migrate.command("plan")
+@_encoder_options
+@output_option
+def migrate_plan(*, settings: Settings, out: Output) -> None:
+    """Show what a migration would do; change nothing."""
+    _show_status(settings, out)
+
+
+@migrate.command("status")
+@_encoder_options
+@output_option
+def migrate_status(*, settings: Settings, out: Output) -> None:
+    """Show how far the migration is."""
+    _show_status(settings, out)
+
+
+@migrate.command("apply")
+@click.option("--forget", is_flag=True, help="Then remove the other encoders' embeddings.")
+@_encoder_options
+@output_option
+def migrate_apply(*, settings: Settings, out: Output, forget: bool) -> None:
+    """Embed what is missing, then switch; interrupted, run it again."""
+    with loading() as (enter, progress):
+        encoder = load_encoder(settings, enter=enter, progress=progress)
+    with open_library(settings, actor=operator()) as store:
+        todo = store.reembedding.status(encoder.fingerprint).missing
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            out.note(f"Embedded {done} of {todo}.")
+
+        migration = store.reembedding.apply(encoder.fingerprint, encoder.embed, on_batch=advance)
+        if forget:
+            removed = store.reembedding.forget_others(encoder.fingerprint)
+            out.note(f"Removed {removed} old embeddings.")
+            migration = store.reembedding.status(encoder.fingerprint)
+    out.record(_fields(migration))
+
+
+def _show_status(settings: Settings, out: Output) -> None:
+    with loading() as (enter, progress):
+        encoder = load_encoder(settings, enter=enter, progress=progress)
+    with open_library(settings, actor=operator()) as store:
+        out.record(_fields(store.reembedding.status(encoder.fingerprint)))
+
+
+def _fields(migration: Migration) -> dict[str, object]:
+    return {**dataclasses.asdict(migration), "is_done": migration.is_done}

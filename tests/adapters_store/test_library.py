@@ -1,0 +1,481 @@
+"""Audit, leases, backup, re-embedding, dedupe, faults: what only the whole library shows."""
+
+import sqlite3
+import threading
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from safetensors.numpy import save
+
+from adapters_store import AdapterFiles, AdapterStore, StoreConfig, blobs, transfer
+from adapters_store.backup import backup, restore
+from adapters_store.delta import delta_cosine, delta_norm
+from adapters_store.errors import (
+    AdapterCorrupt,
+    AdapterPinned,
+    AuditBroken,
+    Conflict,
+    EncoderMismatch,
+    InvalidImport,
+    LeaseLost,
+    NotFound,
+    SchemaOutdated,
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+)
+from adapters_store.imports import read_path
+from adapters_store.maintenance import PrunePolicy
+from adapters_store.quotas import Quota
+from adapters_store.schema import metadata
+from tests.adapter_files import (
+    BASE,
+    ENCODER,
+    make_config,
+    make_embedding,
+    make_files,
+    make_task,
+    make_tensors,
+)
+
+MINUTE = timedelta(minutes=1)
+
+
+def add(store, seed=0, *, tenant="acme", text=None):
+    return store.add(make_files(seed), tenant=tenant, base=BASE, task=make_task(seed, text))
+
+
+def sql(config, statement):
+    """Do something to the database behind the library's back."""
+    with sqlite3.connect(config.database_url.removeprefix("sqlite:///")) as connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def test_migrations_make_the_schema(store):
+    """The migrations lead to exactly the tables that the code describes."""
+    with store.ledger.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_other_schema(config, store):
+    """A library of another version is refused, and the message says what to do."""
+    sql(config, "UPDATE alembic_version SET version_num = '0000'")
+
+    with pytest.raises(SchemaOutdated, match="t2l db migrate"):
+        AdapterStore.open(config)
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "UPDATE audit_log SET actor = 'somebody' WHERE seq = 2",
+        "UPDATE audit_log SET detail = '{}' WHERE seq = 1",
+        "DELETE FROM audit_log WHERE seq = 2",
+    ],
+)
+def test_audit_shows_tampering(config, store, tampering):
+    """A changed or removed audit entry is found; an untouched log is sound."""
+    for seed in range(3):
+        add(store, seed)
+    assert store.maintenance.verify().problems == ()
+
+    sql(config, tampering)
+
+    (problem,) = store.maintenance.verify().problems
+    assert problem.kind == "audit"
+    assert not problem.harmless
+    assert issubclass(AuditBroken, StoreError)
+
+
+def test_lease_is_exclusive(store):
+    """One holder at a time; renewing keeps it, releasing gives it to the next."""
+    assert store.leases.acquire("task", "one", ttl=MINUTE)
+    assert store.leases.acquire("task", "one", ttl=MINUTE)
+    assert not store.leases.acquire("task", "two", ttl=MINUTE)
+    store.leases.renew("task", "one", ttl=MINUTE)
+    with pytest.raises(LeaseLost):
+        store.leases.renew("task", "two", ttl=MINUTE)
+
+    store.leases.release("task", "two")
+    assert store.leases.holder("task") == "one"
+    store.leases.release("task", "one")
+    assert store.leases.acquire("task", "two", ttl=MINUTE)
+
+
+def test_lease_expires(store):
+    """An expired lease is free, and its old holder is told."""
+    store.leases.acquire("task", "one", ttl=timedelta(0))
+
+    assert store.leases.holder("task") is None
+    assert store.leases.acquire("task", "two", ttl=MINUTE)
+    with pytest.raises(LeaseLost):
+        store.leases.renew("task", "one", ttl=MINUTE)
+
+
+def test_lease_race(store):
+    """Of many that ask at once exactly one gets it."""
+    got = []
+
+    def ask(name):
+        if store.leases.acquire("task", name, ttl=MINUTE):
+            got.append(name)
+
+    threads = [threading.Thread(target=ask, args=(str(i),)) for i in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(got) == 1
+
+
+def test_backup_and_restore(store, tmp_path):
+    """A restored library has the same adapters, texts, names and audit log, and searches alike."""
+    records = [add(store, seed) for seed in range(5)]
+    store.aliases.set("mail", records[1].id, tenant="acme")
+    store.tag(records[2].id, tenant="acme", add=["beta"])
+    store.delete(records[3].id, tenant="acme")
+    store.promote(records[4].id, tenant="acme")
+
+    copied = backup(store.ledger, tmp_path / "backup")
+    with AdapterStore.open(StoreConfig.in_directory(tmp_path / "new")) as new:
+        assert restore(new.ledger, tmp_path / "backup") == copied
+
+        assert store.page(limit=None) == new.page(limit=None)
+        assert new.get("mail", tenant="acme") == store.get("mail", tenant="acme")
+        assert new.maintenance.verify().problems == ()
+        query = {"tenant": "acme", "base": BASE, "encoder": ENCODER}
+        assert new.search(make_embedding(7), **query) == store.search(make_embedding(7), **query)
+        new.undelete(records[3].id, tenant="acme")
+        add(new, 9)
+
+
+def test_backup_while_writing(store, tmp_path):
+    """A backup taken while others write is consistent."""
+    stop = threading.Event()
+
+    def write():
+        seed = 0
+        while not stop.is_set():
+            seed += 1
+            record = add(store, seed)
+            if seed % 3 == 0:
+                store.delete(record.id, tenant="acme")
+                policy = PrunePolicy(purge_after=timedelta(0))
+                store.maintenance.apply(store.maintenance.plan(policy))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        backups = [tmp_path / f"backup-{i}" for i in range(3)]
+        for path in backups:
+            backup(store.ledger, path)
+    finally:
+        stop.set()
+        writer.join()
+
+    for path in backups:
+        with AdapterStore.open(
+            StoreConfig(f"sqlite:///{path / 'library.db'}", str(path / "adapters"), tmp_path)
+        ) as copy:
+            assert copy.maintenance.verify().problems == ()
+
+
+def test_restore_refuses(store, tmp_path):
+    """Restoring into a library with adapters, or from no backup, changes nothing."""
+    add(store)
+    backup(store.ledger, tmp_path / "backup")
+
+    with pytest.raises(Conflict, match="restore into an empty one"):
+        restore(store.ledger, tmp_path / "backup")
+    with pytest.raises(Conflict, match="exists"):
+        backup(store.ledger, tmp_path / "backup")
+    with pytest.raises(NotFound):
+        restore(store.ledger, tmp_path)
+
+
+def test_damaged_backup(store, tmp_path):
+    """A damaged backup is refused, and nothing of it is visible."""
+    record = add(store)
+    backup(store.ledger, tmp_path / "backup")
+    weights = next((tmp_path / "backup").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+
+    with AdapterStore.open(StoreConfig.in_directory(tmp_path / "new")) as new:
+        with pytest.raises(AdapterCorrupt, match=record.id):
+            restore(new.ledger, tmp_path / "backup")
+        assert new.page() == []
+
+
+OTHER = "o" * 64
+
+
+def embed(texts):
+    """Another encoder: unit vectors of 8 dimensions."""
+    return np.stack([make_embedding(len(text), 8) for text in texts])
+
+
+def test_new_encoder(store):
+    """The old encoder serves until everything is embedded anew; then the new one alone does."""
+    ids = [add(store, seed, text="x" * (seed + 1)).id for seed in range(7)]
+    steps = []
+
+    def interrupt(count):
+        steps.append(count)
+        store.search(make_embedding(0), tenant="acme", base=BASE, encoder=ENCODER)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.reembedding.apply(OTHER, embed, batch=2, on_batch=interrupt)
+    status = store.reembedding.status(OTHER)
+    assert (status.descriptions, status.missing, status.is_done) == (7, 3, False)
+
+    assert store.reembedding.apply(OTHER, embed, batch=2, on_batch=steps.append).is_done
+    assert steps == [2, 2, 2, 1]
+    query = {"tenant": "acme", "base": BASE}
+    with pytest.raises(EncoderMismatch):
+        store.search(make_embedding(0), encoder=ENCODER, **query)
+    (hit,) = store.search(make_embedding(5, 8), encoder=OTHER, k=1, **query)
+    assert hit.adapter.id == ids[4]
+    assert store.reembedding.forget_others(OTHER) == 7
+    assert store.reembedding.status(OTHER).others == 0
+
+
+def variant(seed, noise):
+    """The adapter of a seed, slightly changed."""
+    rng = np.random.default_rng(99)
+    tensors = {
+        name: (tensor + noise * rng.normal(size=tensor.shape)).astype(np.float32)
+        for name, tensor in make_tensors(seed).items()
+    }
+    return AdapterFiles(make_config(), save(tensors))
+
+
+def full_delta(files):
+    """The scaled delta-W of all modules as one vector, formed the slow way."""
+    parts = []
+    for module in files.modules:
+        a, b = (np.frombuffer(t.data, "<f4").reshape(t.shape) for t in files.pair(module))
+        parts.append((files.settings.scaling * b @ a).ravel())
+    return np.concatenate(parts)
+
+
+def test_delta_agrees_with_full_matrices():
+    """Norm and cosine from Gram matrices are those of the full delta-W."""
+    one, two = make_files(1), variant(1, 0.3)
+    w1, w2 = full_delta(one), full_delta(two)
+
+    assert delta_norm(one) == pytest.approx(np.linalg.norm(w1), rel=1e-5)
+    expected = w1 @ w2 / np.linalg.norm(w1) / np.linalg.norm(w2)
+    assert delta_cosine(one, two) == pytest.approx(expected, abs=1e-5)
+
+
+def test_dedupe_by_delta(store):
+    """Adapters that do the same are found by their weights, and nothing else is."""
+    twins = [
+        store.add(files, tenant="acme", base=BASE, task=make_task(seed))
+        for seed, files in enumerate([make_files(1), variant(1, 0.01), variant(1, 0.02)])
+    ]
+    for seed in range(5, 25):
+        add(store, seed)
+    store.record_uses({twins[1].id: 5}, tenant="acme")
+
+    (cluster,) = store.dedupe.clusters("delta", tenant="acme", threshold=0.98)
+
+    assert cluster.keep.id == twins[1].id
+    assert {record.id for record in cluster.merge} == {twins[0].id, twins[2].id}
+    assert 0.98 <= cluster.likeness <= 1
+    assert store.dedupe.clusters("delta", tenant="rival", threshold=0.98) == []
+
+
+def test_dedupe_by_text(store):
+    """Adapters whose texts mean the same are found by their embeddings."""
+    one = store.add(make_files(1), tenant="acme", base=BASE, task=make_task(3, "One"))
+    two = store.add(make_files(2), tenant="acme", base=BASE, task=make_task(3, "Two"))
+    add(store, 4)
+
+    (cluster,) = store.dedupe.clusters("text", tenant="acme", threshold=0.95)
+
+    assert (cluster.keep.id, [record.id for record in cluster.merge]) == (one.id, [two.id])
+
+
+def test_merge(store):
+    """The kept adapter takes over texts and aliases; the other can be brought back."""
+    one = store.add(make_files(1), tenant="acme", base=BASE, task=make_task(1, "One"))
+    two = store.add(variant(1, 0.01), tenant="acme", base=BASE, task=make_task(2, "Two"))
+    store.aliases.set("mail", two.id, tenant="acme")
+    (cluster,) = store.dedupe.clusters("delta", tenant="acme", threshold=0.98)
+
+    store.dedupe.merge(cluster)
+
+    assert store.get("mail", tenant="acme").id == one.id
+    assert {text.text for text in store.descriptions(one.id, tenant="acme")} == {"One", "Two"}
+    hits = store.search(make_embedding(2), tenant="acme", base=BASE, encoder=ENCODER)
+    assert [hit.adapter.id for hit in hits] == [one.id]
+    assert store.undelete(two.id, tenant="acme").description == "Two"
+
+
+def test_merge_leaves_pins(store):
+    """A pinned duplicate is not merged away."""
+    add(store, 1)
+    pinned = store.add(variant(1, 0.01), tenant="acme", base=BASE, task=make_task(2))
+    cluster = store.dedupe.clusters("delta", tenant="acme", threshold=0.98)[0]
+    store.pin(pinned.id, tenant="acme")
+
+    with pytest.raises(AdapterPinned):
+        store.dedupe.merge(cluster)
+    assert len(store.page()) == 2
+
+
+def test_prune_to_quota(store):
+    """Of a tenant over its quota the least recently used go; pins and aliases stay."""
+    records = [add(store, seed) for seed in range(6)]
+    store.pin(records[0].id, tenant="acme")
+    store.aliases.set("mail", records[1].id, tenant="acme")
+    store.record_uses({records[2].id: 1}, tenant="acme")
+    other = add(store, 7, tenant="rival")
+    store.quotas.set("acme", Quota(max_adapters=4))
+
+    steps = store.maintenance.plan(PrunePolicy(to_quota=True))
+    assert len(store.page()) == 7
+    store.maintenance.apply(steps)
+
+    left = {record.id for record in store.page()}
+    assert left == {records[i].id for i in (0, 1, 2, 5)} | {other.id}
+
+
+def test_prune_by_filter(store):
+    """Adapters that fit a filter are deleted, and can be brought back."""
+    records = [add(store, seed) for seed in range(3)]
+    store.tag(records[0].id, tenant="acme", add=["old"])
+
+    store.maintenance.apply(store.maintenance.plan(PrunePolicy(("tag=old",))))
+
+    assert {record.id for record in store.page()} == {records[1].id, records[2].id}
+    store.undelete(records[0].id, tenant="acme")
+
+
+def test_purge_keeps_shared_content(store):
+    """Content that another tenant holds too stays when one tenant's row is purged."""
+    mine, theirs = add(store, 1), add(store, 1, tenant="rival")
+    store.delete(mine.id, tenant="acme")
+
+    store.maintenance.apply(store.maintenance.plan(PrunePolicy(purge_after=timedelta(0))))
+
+    assert store.files(theirs.id, tenant="rival") == make_files(1).canonical()
+
+
+def test_full_disk_under_the_weights(store, monkeypatch):
+    """A full disk while weights are written is named, and leaves no trace."""
+
+    def full(path, data):
+        path.write_bytes(data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(blobs, "_write_synced", full)
+
+    with pytest.raises(StoreFull):
+        add(store)
+    assert store.page() == []
+    assert [*store.ledger.blobs.published(), *store.ledger.blobs.strays()] == []
+
+
+def test_full_disk_under_the_database(config, store):
+    """A full disk under the database is named, and nothing becomes visible."""
+    add(store, 0)
+    with store.ledger.database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+    with pytest.raises(StoreFull):  # noqa: PT012 - some pages are free, so not the first one fails
+        for seed in range(1, 200):
+            add(store, seed)
+    with AdapterStore.open(config) as other:
+        assert all(problem.harmless for problem in other.maintenance.verify().problems)
+
+
+def test_read_only_library(store):
+    """A library that can't be written still reads, and says why it doesn't write."""
+    record = add(store)
+    with store.ledger.database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+
+    assert store.get(record.id, tenant="acme") == record
+    with pytest.raises(StoreReadOnly):
+        store.pin(record.id, tenant="acme")
+
+
+def test_locked_database(config, store):
+    """A database that another program holds too long is named as busy."""
+    record = add(store)
+    with store.ledger.database.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 50")
+    holder = sqlite3.connect(config.database_url.removeprefix("sqlite:///"), isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(StoreBusy, match="try again"):
+            store.pin(record.id, tenant="acme")
+    finally:
+        holder.close()
+
+
+def test_no_database(tmp_path):
+    """A file that is no database is named as such."""
+    (tmp_path / "library.db").write_bytes(b"something else entirely" * 100)
+
+    with pytest.raises(StoreCorrupt):
+        AdapterStore.open(StoreConfig.in_directory(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "t2l.json"])
+@pytest.mark.parametrize("damage", [b"", b"{}", None])
+def test_damaged_blob(store, name, damage):
+    """Files that were changed, emptied or removed are never handed out."""
+    record = add(store)
+    path = store.directory(record.id, tenant="acme") / name
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage)
+
+    for read in (store.files, store.directory, store.export):
+        with pytest.raises(AdapterCorrupt, match=record.id):
+            read(record.id, tenant="acme")
+
+
+@pytest.mark.parametrize("suffix", ["", ".zip"])
+def test_export_comes_back(store, tmp_path, suffix):
+    """What export writes, import reads: the same adapter with the same texts."""
+    record = add(store, text="Write a haiku")
+    destination = tmp_path / f"out{suffix}"
+    write = transfer.write_zip if suffix else transfer.write_directory
+    write(store.export(record.id, tenant="acme"), destination)
+
+    foreign = read_path(destination)
+
+    assert foreign.files.adapter_id(foreign.manifest.base) == record.id
+    assert foreign.manifest.descriptions == ("Write a haiku",)
+    with pytest.raises(Conflict):
+        write(store.export(record.id, tenant="acme"), destination)
+
+
+def test_push_and_pull(store):
+    """What push writes below a URL, pull reads."""
+    record = add(store)
+    url = f"memory://hub/{record.id}"
+
+    transfer.push(store.export(record.id, tenant="acme"), url, options={})
+
+    assert transfer.pull(url, options={}).files == store.files(record.id, tenant="acme")
+
+
+@pytest.mark.parametrize("revision", ["", "@main", "@abc123", "@" + "g" * 40])
+def test_hub_needs_a_pin(revision):
+    """A hub repository without a full commit is refused before anything is fetched."""
+    with pytest.raises(InvalidImport, match="pin the revision"):
+        transfer.pull(f"hf://owner/repository{revision}", options={})

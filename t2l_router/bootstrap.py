@@ -111,7 +111,7 @@ def build_router(
     if settings.engine == "echo":
         return Router(
             model=ServedModel("echo", "0" * 64, (settings.base_model,)),
-            engine=EchoEngine(),
+            engine=EchoEngine(delay_s=settings.echo_delay_s),
             encoder=EchoEncoder(),
             generator=EchoGenerator(),
             library=library,

@@ -71,6 +71,7 @@ class Settings(BaseSettings):
     engine: Literal["local", "echo"] = Field(
         "local", description="What answers: a local model, or an echo without any model."
     )
+    echo_delay_s: float = Field(0.0, ge=0, description="Time the echo takes for each word.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="The base model's numbers; auto is bfloat16."

@@ -35,6 +35,7 @@ def command(settings: Settings) -> None:
     config = uvicorn.Config(
         build_app(settings, readiness),
         log_config=None,
+        ws="none",
         timeout_graceful_shutdown=settings.drain_s,
     )
     _Server(config, readiness).run(sockets=[listening])

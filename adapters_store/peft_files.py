@@ -28,13 +28,14 @@ _TENSOR_NAME = re.compile(
     r"base_model\.model\.(?P<module>[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*)\.lora_(?P<matrix>[AB])\.weight"
 )
 
-# What else PEFT knows changes how the tensors act: it must be absent or off.
+# What else PEFT knows changes how the tensors act: it must be absent or off. Anything not named
+# here (``auto_mapping``, which names modules to import, for one) is dropped: see `LoraSettings`.
 _OFF: tuple[object, ...] = (None, False, [], {}, "")
 _UNSUPPORTED = (
     "use_dora", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern",
     "layer_replication", "fan_in_fan_out", "trainable_token_indices", "target_parameters",
     "use_qalora", "use_bdlora", "alora_invocation_tokens", "arrow_config", "kasa_config",
-    "monteclora_config", "velora_config", "auto_mapping",
+    "monteclora_config", "velora_config",
 )  # fmt: skip
 
 

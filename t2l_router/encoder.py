@@ -47,6 +47,7 @@ class TaskEncoder:
 
     def __init__(self, model: "SentenceTransformer", *, fingerprint: str) -> None:
         self._model = model
+        self._device = model.device
         self._prompt = _prompt(model)
         self.fingerprint = fingerprint
         self.dim = _dim(model)
@@ -102,7 +103,7 @@ class TaskEncoder:
                     [normalise(texts[index]) for index in batch], prompt=self._prompt
                 )
                 moved = {
-                    key: value.to(self._model.device) if isinstance(value, torch.Tensor) else value
+                    key: value.to(self._device) if isinstance(value, torch.Tensor) else value
                     for key, value in features.items()
                 }
                 rows = self._model(moved)["sentence_embedding"].float()

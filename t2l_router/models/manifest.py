@@ -175,9 +175,11 @@ class _StoredTensor:
 
 
 def _tensors(folder: Path) -> Iterator[_StoredTensor]:
-    paths = sorted(folder.glob("*.safetensors"))
+    single = folder / "model.safetensors"
+    # The files that transformers reads; a folder may hold the weights in another form as well.
+    paths = [single] if single.exists() else sorted(folder.glob("model-*.safetensors"))
     if not paths:
-        raise FileNotFoundError(f"no safetensors file in {folder}")
+        raise FileNotFoundError(f"no model.safetensors in {folder}")
     for path in paths:
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")

@@ -110,6 +110,13 @@ def test_fingerprint_ignores_how_weights_are_spread(folder: Path, tiny_base: Loc
     assert tiny_base.fingerprint == fingerprint(folder)
 
 
+def test_fingerprint_ignores_a_second_copy_of_the_weights(folder: Path, tiny_base) -> None:
+    """Weights in a form that transformers doesn't read don't count."""
+    (folder / "consolidated.safetensors").write_bytes(b"other")
+
+    assert tiny_base.fingerprint == fingerprint(folder)
+
+
 @pytest.mark.parametrize("change", ["config", "weight", "dtype", "name", "tokenizer"])
 def test_fingerprint_sees_what_counts(folder: Path, tiny_base: LocalModel, change: str) -> None:
     """Config, any weight, its dtype or name, and the tokenizer each change the fingerprint."""

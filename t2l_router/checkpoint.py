@@ -46,6 +46,7 @@ def save_pretrained(hypernet: Hypernet, directory: Path, *, card: str) -> None:
         config = {"format": FORMAT, **dataclasses.asdict(hypernet.config)}
         (beside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         (beside / CARD_FILE).write_text(card)
+        (beside / WEIGHTS_FILE).chmod(0o644)  # safetensors writes for the owner only
         beside.chmod(0o755)
         shutil.rmtree(directory, ignore_errors=True)
         beside.replace(directory)

@@ -159,6 +159,7 @@ class LoraWeights:
         try:
             save_file(self.peft_tensors(), beside / WEIGHTS_FILE, metadata={"format": "pt"})
             (beside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+            (beside / WEIGHTS_FILE).chmod(0o644)  # safetensors writes for the owner only
             beside.chmod(0o755)
             beside.replace(directory)
         except BaseException:

@@ -14,6 +14,8 @@ from t2l_router.engines.slots import SlotBank
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """
+    One question to one adapter.
+
     Args:
         ids: Token ids of the rendered chat.
         slot: The adapter that answers; 0 is the base model.

@@ -22,6 +22,8 @@ PLAIN, INSTRUCTED = 0, 1
 @dataclass(frozen=True)
 class Pack:
     """
+    Tokenised examples and embedded descriptions of a set of tasks.
+
     Args:
         tokens: All examples' token ids, one after another.
         starts: ``[N + 1]`` where each example begins.

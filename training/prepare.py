@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
-from transformers import PreTrainedTokenizerBase
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from t2l_router import models
 from t2l_router.chat_format import render
@@ -88,7 +88,9 @@ def build(
     terse: list[int] = []
     for task in track(tasks, "Tokenising"):
         index = len(names)
-        if not _add_task(done, task, index, rng, examples, instructed):
+        if not _add_task(
+            done, task, index=index, rng=rng, examples=examples, instructed=instructed
+        ):
             continue
         names.append(task.name)
         rich = rng.sample(task.descriptions, min(descriptions, len(task.descriptions)))
@@ -113,7 +115,7 @@ def build(
 
 
 def _add_task(
-    done: _Tokenised, task: Task, index: int, rng: random.Random, examples: int, instructed: int
+    done: _Tokenised, task: Task, *, index: int, rng: random.Random, examples: int, instructed: int
 ) -> bool:
     pool = list(task.examples("train"))
     rng.shuffle(pool)
@@ -139,9 +141,7 @@ def _instruct(example: Example, task: Task, rng: random.Random) -> list[Message]
     return chat(example.text, instruction=system, where="system")
 
 
-def _embed(
-    encoder: TaskEncoder, texts: list[str]
-) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _embed(encoder: TaskEncoder, texts: list[str]) -> NDArray[np.float32]:
     step = 256
     parts = [
         encoder.embed(texts[at : at + step])
@@ -155,8 +155,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--base", default=models.DEFAULT_BASE)
-    parser.add_argument("--encoder", default=models.DEFAULT_ENCODER)
+    parser.add_argument("--base", default="smollm2-135m-instruct")
+    parser.add_argument("--encoder", default="all-minilm-l6-v2")
     parser.add_argument("--splits", default="train,train_aux")
     parser.add_argument("--examples", type=int, default=500)
     parser.add_argument("--instructed", type=int, default=150)
@@ -168,15 +168,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     shippable = [task for task in tasks if task.licence_class in SHIPPABLE]
     cache = Settings().cache_dir
     base = models.pull(args.base, cache_dir=cache)
-    encoder = TaskEncoder.load(models.pull(args.encoder, cache_dir=cache))
+    encoder_model = models.pull(args.encoder, cache_dir=cache)
+    encoder = TaskEncoder.load(encoder_model)
     pack = build(
         shippable,
-        models.load_tokenizer(base),
+        AutoTokenizer.from_pretrained(base.path, local_files_only=True),
         encoder,
         facts={
             "base_model": base.name,
             "base_fingerprint": base.fingerprint,
-            "encoder": args.encoder,
+            "encoder": encoder_model.name,
             "encoder_fingerprint": encoder.fingerprint,
         },
         examples=args.examples,

@@ -15,6 +15,8 @@ Adapter = Literal["none", "description", "terse", "shuffled", "shared"]
 @dataclass(frozen=True, slots=True)
 class System:
     """
+    One way of answering a task's inputs.
+
     Args:
         name: Its name in results.
         prompt: What stands in front of the task's input.

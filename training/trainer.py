@@ -28,6 +28,8 @@ from training.data import Batch, Pack, Sampler
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """
+    All numbers that shape a run, so that it can be repeated.
+
     Args:
         steps: Optimiser steps.
         tasks_per_step: Tasks a step, one packed row and one description each.

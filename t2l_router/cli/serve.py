@@ -25,7 +25,7 @@ def command(settings: Settings) -> None:
     /health/ready when it can chat. Ctrl-C or SIGTERM finishes the running answers.
     """
     _log_to_stderr(settings.log_level)
-    listening = _listen(settings.host, settings.port)
+    listening = listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"t2l serves http://{shown}:{port}/v1 - Ctrl-C stops it", err=True)
@@ -54,11 +54,18 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or self._readiness.error is not None
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Open the port before anything is loaded, so that a wrong one shows at once."""
+def listen(host: str, port: int) -> socket.socket:
+    """
+    Open a port; done before anything is loaded, so that a wrong one shows at once.
+
+    Raises:
+        ConfigError: The port is in use, or the address isn't this machine's.
+    """
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2_048)
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
+        listening = socket.create_server(address[:2], family=family, backlog=2_048)
     except OSError as error:
         hint = "stop what listens there, or give another --port"
         if error.errno != errno.EADDRINUSE:
@@ -66,6 +73,9 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(
             f"can't listen on {host}:{port}: {error.strerror or error}; {hint}"
         ) from None
+    # Made anew with its protocol named: asyncio switches Nagle's algorithm off only where it knows
+    # that a socket is TCP, and with Nagle every answer waits 40 ms for the client's delayed ACK.
+    return socket.socket(family, kind, protocol, fileno=listening.detach())
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,6 +1,5 @@
 """A real server in this process, over the echo engine, on a free port."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import httpx
 import pytest
 import uvicorn
 
+from t2l_router.cli.serve import listen
 from t2l_router.engines.base import Engine
 from t2l_router.engines.echo import EchoEncoder, EchoEngine, EchoGenerator
 from t2l_router.library import MemoryLibrary
@@ -52,7 +52,7 @@ def serve(engine: Engine, *, keep_alive_s: float = 5.0, ready: bool = True) -> I
     if ready:
         readiness.finish(router)
     app = create_app(readiness, max_body_bytes=MAX_BODY_BYTES, keep_alive_s=keep_alive_s)
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -1,0 +1,83 @@
+"""
+From a task description to its adapter in the engine, as a request pays for it.
+
+    python -m tests.bench.bench_generate --out tests/bench/results
+
+Each description is new. Phases: the encoder, the hypernetwork with validation and content id, the
+copy into a slot. The target is a median of 25 ms for all of them, on two cores.
+"""
+
+import argparse
+import asyncio
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+from t2l_router import config
+from t2l_router.bootstrap import build_router
+from t2l_router.router import Caller, Router
+from t2l_router.wire import ChatRequest, Message
+from tests.bench.report import publish, spread
+
+VERBS = ("Translate", "Summarise", "Classify", "Rewrite", "Explain", "Correct", "Extract", "Rank")
+THINGS = ("the review", "the legal text", "the poem", "the bug report", "the recipe", "the email")
+MANNERS = ("for children", "in one word", "as a list", "politely", "in French", "with reasons")
+WARM_UP = 20
+
+
+def descriptions(n: int) -> list[str]:
+    """Distinct sentences of ordinary length."""
+    sentences = [f"{verb} {thing} {how}" for verb in VERBS for thing in THINGS for how in MANNERS]
+    return [f"{sentences[i % len(sentences)]}, variant {i}" for i in range(n)]
+
+
+async def measure(router: Router, n: int) -> dict[str, list[float]]:
+    """Milliseconds per phase, for *n* descriptions nobody has asked for."""
+    found: dict[str, list[float]] = {
+        phase: [] for phase in ("description_to_adapter", "embed", "generate", "load", "exact_hit")
+    }
+    for i, text in enumerate(descriptions(n + WARM_UP)):
+        request = ChatRequest(
+            model=router.model.name,
+            messages=[Message(role="user", content="hi")],
+            t2l_description=text,
+            t2l_required=True,
+        )
+        start = time.perf_counter()
+        answer = await router.chat(request, Caller())
+        total = (time.perf_counter() - start) * 1_000
+        await answer.deltas.aclose()
+        start = time.perf_counter()
+        async with aclosing((await router.chat(request, Caller())).deltas):
+            again = (time.perf_counter() - start) * 1_000
+        if i >= WARM_UP:
+            for phase in ("embed", "generate", "load"):
+                found[phase].append(answer.timing_ms[phase])
+            found["description_to_adapter"].append(total)
+            found["exact_hit"].append(again)
+    await router.close()
+    return found
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=300, help="descriptions")
+    parser.add_argument("--out", type=Path, help="directory for the JSON document")
+    arguments = parser.parse_args()
+    began = time.perf_counter()
+    settings = config.load()
+    found = asyncio.run(measure(build_router(settings), arguments.n))
+    publish(
+        "generate",
+        {f"{phase}_ms": spread(times) for phase, times in found.items()},
+        began=began,
+        out=arguments.out,
+        base_model=settings.base_model,
+        dtype=settings.dtype,
+        slots=settings.slots,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -140,7 +140,7 @@ def copy_to_shared(change: Change, row: catalog.AdapterRow) -> catalog.AdapterRo
     copied = copy_texts(change, row, shared)
     change.log(row.tenant, "promote", row.id, descriptions=copied)
     change.log(SHARED, "add.promoted", row.id, promoted_from=row.tenant)
-    return shared
+    return catalog.by_key(connection, shared.pk)
 
 
 def copy_texts(change: Change, source: catalog.AdapterRow, target: catalog.AdapterRow) -> int:

@@ -1,10 +1,9 @@
 """Reading adapters: rows to records, one adapter by its name, pages of many."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, func, or_, select
 
 from adapters_store.errors import AdapterNotFound
 from adapters_store.identity import AdapterId
@@ -16,6 +15,33 @@ _MIN_PREFIX = len("t2l-") + 4
 
 AdapterRow = Row[Any]
 Condition = ColumnElement[bool]
+
+
+def _full() -> Select[Any]:
+    """Everything a record shows, in one statement: adapters are read on every request."""
+    mine = descriptions.c.adapter_pk == adapters.c.pk
+    first = select(descriptions.c.text).where(mine).order_by(descriptions.c.id).limit(1)
+    named = and_(
+        aliases.c.tenant == adapters.c.tenant,
+        aliases.c.adapter_id == adapters.c.id,
+        aliases.c.until.is_(None),
+    )
+    # Names have no commas: see `names.check_name`.
+    tag_names = select(func.aggregate_strings(tags.c.name, ",")).where(
+        tags.c.adapter_pk == adapters.c.pk
+    )
+    alias_names = select(func.aggregate_strings(aliases.c.name, ",")).where(named)
+    return select(
+        adapters,
+        first.scalar_subquery().label("first_text"),
+        select(func.count()).where(mine).scalar_subquery().label("n_texts"),
+        tag_names.scalar_subquery().label("tag_names"),
+        alias_names.scalar_subquery().label("alias_names"),
+    )
+
+
+_FULL = _full()
+_BY_KEYS = _FULL.where(adapters.c.pk.in_(bindparam("keys", expanding=True)))
 
 
 def visible_to(tenant: str) -> ColumnElement[bool]:
@@ -41,7 +67,7 @@ def find(
     """
     tenants = (tenant, SHARED) if shared else (tenant,)
     state = adapters.c.state == "deleted" if deleted else adapters.c.state != "deleted"
-    query = select(adapters).where(adapters.c.tenant.in_(tenants), state, _named(ref, tenants))
+    query = _FULL.where(adapters.c.tenant.in_(tenants), state, _named(ref, tenants))
     rows = connection.execute(query.order_by(adapters.c.pk).limit(20)).all()
     ids = {row.id for row in rows}
     if len(ids) > 1:
@@ -65,42 +91,14 @@ def _named(ref: str, tenants: Sequence[str]) -> ColumnElement[bool]:
     return adapters.c.id == named.order_by(*own_first).limit(1).scalar_subquery()
 
 
-def records(connection: Connection, rows: Iterable[AdapterRow]) -> list[AdapterRecord]:
-    """The records of *rows*, in their order, with descriptions, tags and aliases."""
-    rows = list(rows)
-    keys = [row.pk for row in rows]
-    texts = _first_descriptions(connection, keys)
-    names = defaultdict(list)
-    for tag in connection.execute(
-        select(tags).where(tags.c.adapter_pk.in_(keys)).order_by(tags.c.name)
-    ):
-        names[tag.adapter_pk].append(tag.name)
-    current = defaultdict(list)
-    for alias in connection.execute(
-        select(aliases.c.tenant, aliases.c.adapter_id, aliases.c.name)
-        .where(aliases.c.adapter_id.in_({row.id for row in rows}), aliases.c.until.is_(None))
-        .order_by(aliases.c.name)
-    ):
-        current[alias.tenant, alias.adapter_id].append(alias.name)
-    return [
-        _record(
-            row,
-            texts.get(row.pk, ("", 0)),
-            tuple(names[row.pk]),
-            tuple(current[row.tenant, row.id]),
-        )
-        for row in rows
-    ]
-
-
-def record(connection: Connection, row: AdapterRow) -> AdapterRecord:
-    """The record of one row."""
-    return records(connection, [row])[0]
-
-
 def by_key(connection: Connection, pk: int) -> AdapterRow:
     """The row with key *pk*, which exists."""
-    return connection.execute(select(adapters).where(adapters.c.pk == pk)).one()
+    return connection.execute(_BY_KEYS, {"keys": [pk]}).one()
+
+
+def by_keys(connection: Connection, keys: Sequence[int]) -> dict[int, AdapterRow]:
+    """The rows with these keys."""
+    return {row.pk: row for row in connection.execute(_BY_KEYS, {"keys": keys})}
 
 
 def newest(
@@ -119,7 +117,7 @@ def newest(
         limit: Rows of the page; None for all.
         before: The key of the last row of the page before.
     """
-    query = select(adapters).where(and_(True, *conditions))
+    query = _FULL.where(and_(True, *conditions))
     if before is not None:
         query = query.where(adapters.c.pk < before)
     return list(connection.execute(query.order_by(adapters.c.pk.desc()).limit(limit)))
@@ -139,28 +137,8 @@ def removable() -> ColumnElement[bool]:
     return and_(adapters.c.pinned.is_(False), ~named)
 
 
-def _first_descriptions(connection: Connection, keys: list[int]) -> dict[int, tuple[str, int]]:
-    grouped = (
-        select(func.min(descriptions.c.id).label("first"), func.count().label("n"))
-        .where(descriptions.c.adapter_pk.in_(keys))
-        .group_by(descriptions.c.adapter_pk)
-        .subquery()
-    )
-    rows = connection.execute(
-        select(descriptions.c.adapter_pk, descriptions.c.text, grouped.c.n).join(
-            grouped, grouped.c.first == descriptions.c.id
-        )
-    )
-    return {row.adapter_pk: (row.text, row.n) for row in rows}
-
-
-def _record(
-    row: AdapterRow,
-    first: tuple[str, int],
-    tag_names: tuple[str, ...],
-    alias_names: tuple[str, ...],
-) -> AdapterRecord:
-    text, count = first
+def record(row: AdapterRow) -> AdapterRecord:
+    """The record of a row that was read here."""
     return AdapterRecord(
         key=row.pk,
         id=AdapterId(row.id),
@@ -180,8 +158,12 @@ def _record(
         created_at=row.created_at,
         last_used_at=row.last_used_at,
         deleted_at=row.deleted_at,
-        description=text,
-        n_descriptions=count,
-        tags=tag_names,
-        aliases=alias_names,
+        description=row.first_text or "",
+        n_descriptions=row.n_texts,
+        tags=_names(row.tag_names),
+        aliases=_names(row.alias_names),
     )
+
+
+def _names(joined: str | None) -> tuple[str, ...]:
+    return tuple(sorted(joined.split(","))) if joined else ()

@@ -110,13 +110,15 @@ def promote(change: Change, row: catalog.AdapterRow) -> catalog.AdapterRow:
     if row.state == "quarantined":
         raise Conflict(f"adapter {row.id} is in quarantine; approve it before promoting it")
     known = change.connection.execute(
-        select(adapters).where(adapters.c.tenant == SHARED, adapters.c.id == row.id)
+        select(adapters.c.pk, adapters.c.state).where(
+            adapters.c.tenant == SHARED, adapters.c.id == row.id
+        )
     ).first()
     if known is None:
         return copy_to_shared(change, row)
     if known.state == "deleted":
         raise Conflict(f"the shared copy of {row.id} is deleted; undelete it (--tenant shared)")
-    return known
+    return catalog.by_key(change.connection, known.pk)
 
 
 def record_uses(change: Change, uses: Mapping[AdapterId, int], *, tenant: str) -> None:

@@ -78,7 +78,7 @@ class Dedupe:
         with self._ledger.read() as connection:
             alive = [adapters.c.tenant == tenant, adapters.c.state.in_(SERVED_STATES)]
             rows = catalog.newest(connection, alive, limit=None)
-            records = catalog.records(connection, rows)
+            records = [catalog.record(row) for row in rows]
             centroids = _centroids(connection, tenant) if kind == "text" else {}
         found = []
         for base in sorted({record.base for record in records}):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from adapters_store.database import Database, insert_row
 from adapters_store.errors import DimensionMismatch, EncoderMismatch
@@ -75,21 +75,47 @@ def partition_id(connection: Connection, *, tenant: str, base: str, encoder: int
     return insert_row(connection, partitions, key) if found is None else int(found)
 
 
+_FIND = (
+    select(
+        partitions.c.id,
+        encoders.c.dim,
+        select(library.c.value)
+        .where(library.c.key == ACTIVE_ENCODER)
+        .scalar_subquery()
+        .label("active"),
+    )
+    .join(encoders, encoders.c.id == partitions.c.encoder_id)
+    .where(
+        partitions.c.tenant.in_(bindparam("tenants", expanding=True)),
+        partitions.c.base == bindparam("base"),
+        encoders.c.fingerprint == bindparam("encoder"),
+    )
+    .order_by(partitions.c.id)
+)
+
+
 def find_partitions(
     connection: Connection, *, tenants: Sequence[str], base: str, encoder: str
-) -> list[tuple[int, int]]:
-    """The partitions that a search looks at, each with its number of dimensions."""
-    rows = connection.execute(
-        select(partitions.c.id, encoders.c.dim)
-        .join(encoders, encoders.c.id == partitions.c.encoder_id)
-        .where(
-            partitions.c.tenant.in_(tenants),
-            partitions.c.base == base,
-            encoders.c.fingerprint == encoder,
-        )
-        .order_by(partitions.c.id)
-    )
-    return [(row.id, row.dim) for row in rows]
+) -> tuple[list[int], int | None]:
+    """
+    The partitions that a search looks at, and their number of dimensions (None without any).
+
+    Raises:
+        EncoderMismatch: The library is indexed by another encoder.
+    """
+    keys = {"tenants": tenants, "base": base, "encoder": encoder}
+    rows = connection.execute(_FIND, keys).all()
+    if not rows or rows[0].active != encoder:
+        require_encoder(connection, encoder)
+    return [row.id for row in rows], rows[0].dim if rows else None
+
+
+_SINCE = (
+    select(embeddings.c.seq, embeddings.c.vector)
+    .where(embeddings.c.partition_id == bindparam("partition"), embeddings.c.seq > bindparam("seq"))
+    .order_by(embeddings.c.seq)
+    .limit(_BATCH_ROWS)
+)
 
 
 class SqlVectors:
@@ -100,14 +126,9 @@ class SqlVectors:
 
     def since(self, partition: int, seq: int) -> Iterator[Batch]:
         """Yield the partition's embeddings after *seq* in order."""
-        query = select(embeddings.c.seq, embeddings.c.vector).order_by(embeddings.c.seq)
         while True:
             with self._database.read() as connection:
-                rows = connection.execute(
-                    query.where(
-                        embeddings.c.partition_id == partition, embeddings.c.seq > seq
-                    ).limit(_BATCH_ROWS)
-                ).all()
+                rows = connection.execute(_SINCE, {"partition": partition, "seq": seq}).all()
             if not rows:
                 return
             vectors = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")

@@ -136,7 +136,10 @@ class AdapterFiles:
 
     def canonical(self) -> "AdapterFiles":
         """The same adapter with the config as the library writes it."""
-        return AdapterFiles(self.settings.to_json(), self.weights)
+        written = AdapterFiles(self.settings.to_json(), self.weights)
+        # The same weights: what was parsed of them holds there too.
+        vars(written).update(tensors=self.tensors, modules=self.modules)
+        return written
 
 
 def parse_config(data: bytes, modules: tuple[str, ...]) -> LoraSettings:

@@ -84,19 +84,20 @@ class Reports:
             texts = connection.execute(
                 select(func.count()).select_from(descriptions.join(adapters)).where(*alive)
             ).scalar_one()
-            rows = connection.execute(
-                select(adapters)
+            keys = connection.execute(
+                select(adapters.c.pk)
                 .where(*alive, adapters.c.hits > 0)
                 .order_by(adapters.c.hits.desc(), adapters.c.pk)
                 .limit(top)
-            ).all()
+            ).scalars()
+            rows = catalog.by_keys(connection, list(keys)).values()
             return Stats(
                 by_state={row.state: row.n for row in states},
                 by_origin={row.origin: row.n for row in origins},
                 descriptions=texts,
                 hits=int(totals.hits),
                 unused=int(totals.unused),
-                top=tuple(catalog.records(connection, rows)),
+                top=tuple(sorted(map(catalog.record, rows), key=lambda r: (-r.hits, r.key))),
             )
 
     def space(self) -> list[Space]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, bindparam, select
 
 from adapters_store import catalog
 from adapters_store.database import Database
@@ -17,6 +17,24 @@ from adapters_store.schema import adapters, descriptions, embeddings
 
 _CANDIDATES_PER_HIT = 4
 _SQL_PARAMETERS = 10_000  # well below both databases' limits
+
+_CANDIDATES = (
+    select(
+        embeddings.c.seq,
+        embeddings.c.vector,
+        descriptions.c.text,
+        adapters.c.pk,
+        adapters.c.id,
+        adapters.c.tenant,
+    )
+    .join(descriptions, descriptions.c.id == embeddings.c.description_id)
+    .join(adapters, adapters.c.pk == descriptions.c.adapter_pk)
+    .where(
+        embeddings.c.seq.in_(bindparam("seqs", expanding=True)),
+        adapters.c.tenant.in_(bindparam("tenants", expanding=True)),
+        adapters.c.state.in_(SERVED_STATES),
+    )
+)
 
 
 def search(
@@ -30,16 +48,15 @@ def search(
     k: int,
 ) -> list[Hit]:
     """The *k* nearest adapters, nearest first; `AdapterStore.search` says what counts."""
+    tenants = (tenant, SHARED)
     with database.read() as connection:
-        require_encoder(connection, encoder)
-        found = find_partitions(connection, tenants=(tenant, SHARED), base=base, encoder=encoder)
-    query = check_embedding(embedding, found[0][1] if found else None)
-    partitions = [partition for partition, _ in found]
+        partitions, dim = find_partitions(connection, tenants=tenants, base=base, encoder=encoder)
+    query = check_embedding(embedding, dim)
     wanted = _CANDIDATES_PER_HIT * k
     while partitions and k > 0:
         candidates = index.search(partitions, query, wanted)
         with database.read() as connection:
-            hits = _hits(connection, candidates, query, tenant, k)
+            hits = _hits(connection, candidates, query, tenants, k)
         # Too few living adapters among the candidates (many deleted, or many descriptions of one
         # adapter): look further, until the index has no more.
         if len(hits) >= k or len(candidates) < wanted or wanted >= _SQL_PARAMETERS:
@@ -54,7 +71,7 @@ def exact(
     """The newest served adapter that this very text reached before, the tenant's own first."""
     require_encoder(connection, encoder)
     query = (
-        select(adapters)
+        select(adapters.c.pk)
         .join(descriptions, descriptions.c.adapter_pk == adapters.c.pk)
         .where(
             descriptions.c.text_hash == text_hash(text),
@@ -65,27 +82,20 @@ def exact(
         .order_by(adapters.c.tenant == SHARED, adapters.c.pk.desc())
         .limit(1)
     )
-    return connection.execute(query).first()
+    pk = connection.execute(query).scalar_one_or_none()
+    return None if pk is None else catalog.by_key(connection, pk)
 
 
 def _hits(
     connection: Connection,
     candidates: list[Candidate],
     query: NDArray[np.float32],
-    tenant: str,
+    tenants: tuple[str, str],
     k: int,
 ) -> list[Hit]:
-    rows = connection.execute(
-        select(embeddings.c.seq, embeddings.c.vector, descriptions.c.text, adapters)
-        .join(descriptions, descriptions.c.id == embeddings.c.description_id)
-        .join(adapters, adapters.c.pk == descriptions.c.adapter_pk)
-        .where(
-            embeddings.c.seq.in_([candidate.seq for candidate in candidates]),
-            catalog.visible_to(tenant),
-            adapters.c.state.in_(SERVED_STATES),
-        )
-    ).all()
-    nearest: dict[str, tuple[float, Row[tuple[Any, ...]]]] = {}
+    seqs = [candidate.seq for candidate in candidates]
+    rows = connection.execute(_CANDIDATES, {"seqs": seqs, "tenants": tenants}).all()
+    nearest: dict[str, tuple[float, Any]] = {}
     for score, row in sorted(
         zip(_scores(rows, query), rows, strict=True),
         # Of equal scores the tenant's own adapter counts, then the older one.
@@ -93,13 +103,11 @@ def _hits(
     ):
         nearest.setdefault(row.id, (score, row))
     chosen = list(nearest.values())[:k]
-    found = catalog.records(connection, [row for _, row in chosen])
-    return [
-        Hit(record, score, row.text) for record, (score, row) in zip(found, chosen, strict=True)
-    ]
+    found = catalog.by_keys(connection, [row.pk for _, row in chosen])
+    return [Hit(catalog.record(found[row.pk]), score, row.text) for score, row in chosen]
 
 
-def _scores(rows: Sequence[Row[Any]], query: NDArray[np.float32]) -> list[float]:
+def _scores(rows: Sequence[Any], query: NDArray[np.float32]) -> list[float]:
     if not rows:
         return []
     vectors = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4")

@@ -186,14 +186,14 @@ class AdapterStore:
                 additions.insert_task(change, row, task)
             # A prune may have removed an old orphan of the same content since `put` saw it.
             blobs.put(new.id, base, files)
-            return catalog.record(change.connection, row)
+            return catalog.record(catalog.by_key(change.connection, row.pk))
 
     def add_description(self, ref: str, task: Task, *, tenant: str) -> AdapterRecord:
         """Remember one more text that reached the tenant's adapter."""
         with self.ledger.change() as change:
             row = catalog.find(change.connection, ref, tenant=tenant, shared=False)
             additions.insert_task(change, row, task)
-            return catalog.record(change.connection, row)
+            return catalog.record(catalog.by_key(change.connection, row.pk))
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -201,7 +201,7 @@ class AdapterStore:
         """One adapter. Raises `AdapterNotFound`."""
         with self.ledger.read() as connection:
             row = catalog.find(connection, ref, tenant=tenant, deleted=deleted)
-            return catalog.record(connection, row)
+            return catalog.record(row)
 
     def files(self, ref: str, *, tenant: str) -> AdapterFiles:
         """An adapter's files, checked against its id. Raises `AdapterCorrupt`."""
@@ -250,7 +250,7 @@ class AdapterStore:
             if tenant is not None:
                 wanted.append(catalog.visible_to(tenant))
             rows = catalog.newest(connection, wanted, limit=limit, before=after)
-            return catalog.records(connection, rows)
+            return [catalog.record(row) for row in rows]
 
     def search(
         self, embedding: NDArray[np.float32], *, tenant: str, base: str, encoder: str, k: int = 5
@@ -281,7 +281,7 @@ class AdapterStore:
         """The adapter that this text reached before, whatever its case and spacing."""
         with self.ledger.read() as connection:
             row = searching.exact(connection, text, tenant=tenant, base=base, encoder=encoder)
-            return None if row is None else catalog.record(connection, row)
+            return None if row is None else catalog.record(row)
 
     def history(
         self, subject: str | None = None, *, tenant: str | None = None, limit: int | None = 50
@@ -317,21 +317,21 @@ class AdapterStore:
         with self.ledger.change() as change:
             row = catalog.find(change.connection, ref, tenant=tenant, deleted=True, shared=False)
             changes.undelete(change, row)
-            return catalog.record(change.connection, catalog.by_key(change.connection, row.pk))
+            return catalog.record(catalog.by_key(change.connection, row.pk))
 
     def set_state(self, ref: str, state: State, *, tenant: str) -> AdapterRecord:
         """Approve an adapter, put it into quarantine, or take the judgement back."""
         with self.ledger.change() as change:
             row = catalog.find(change.connection, ref, tenant=tenant, shared=False)
             changes.set_state(change, row, state)
-            return catalog.record(change.connection, catalog.by_key(change.connection, row.pk))
+            return catalog.record(catalog.by_key(change.connection, row.pk))
 
     def pin(self, ref: str, *, tenant: str, pinned: bool = True) -> AdapterRecord:
         """Protect an adapter from every kind of removal, or end that."""
         with self.ledger.change() as change:
             row = catalog.find(change.connection, ref, tenant=tenant, shared=False)
             changes.set_pinned(change, row, pinned=pinned)
-            return catalog.record(change.connection, catalog.by_key(change.connection, row.pk))
+            return catalog.record(catalog.by_key(change.connection, row.pk))
 
     def tag(
         self, ref: str, *, tenant: str, add: Sequence[str] = (), remove: Sequence[str] = ()
@@ -340,13 +340,13 @@ class AdapterStore:
         with self.ledger.change() as change:
             row = catalog.find(change.connection, ref, tenant=tenant, shared=False)
             changes.tag(change, row, add=set(add), remove=set(remove))
-            return catalog.record(change.connection, row)
+            return catalog.record(catalog.by_key(change.connection, row.pk))
 
     def promote(self, ref: str, *, tenant: str) -> AdapterRecord:
         """Give an adapter to every tenant: an approved copy of its row; the weights are shared."""
         with self.ledger.change() as change:
             row = catalog.find(change.connection, ref, tenant=tenant)
-            return catalog.record(change.connection, changes.promote(change, row))
+            return catalog.record(changes.promote(change, row))
 
     def record_uses(self, uses: Mapping[AdapterId, int], *, tenant: str) -> None:
         """Count that adapters were served; ids that are gone are passed over."""

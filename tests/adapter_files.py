@@ -29,16 +29,16 @@ def make_config(**overrides):
     return json.dumps(config).encode()
 
 
-def make_tensors(seed=0, *, layers=1, rank=2, d_in=8, d_out=6):
-    """Random tensors of q_proj and v_proj under their PEFT names, float32."""
+def make_tensors(seed=0, *, layers=1, rank=2, d_in=8, d_out=6, dtype=np.float32):
+    """Random tensors of q_proj and v_proj under their PEFT names."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for layer in range(layers):
         for module in ("q_proj", "v_proj"):
             stem = f"base_model.model.model.layers.{layer}.self_attn.{module}"
             a, b = rng.normal(size=(rank, d_in)), rng.normal(size=(d_out, rank))
-            tensors[f"{stem}.lora_A.weight"] = a.astype(np.float32)
-            tensors[f"{stem}.lora_B.weight"] = b.astype(np.float32)
+            tensors[f"{stem}.lora_A.weight"] = a.astype(dtype)
+            tensors[f"{stem}.lora_B.weight"] = b.astype(dtype)
     return tensors
 
 

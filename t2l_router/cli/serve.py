@@ -70,9 +70,8 @@ def listen(host: str, port: int) -> socket.socket:
         hint = "stop what listens there, or give another --port"
         if error.errno != errno.EADDRINUSE:
             hint = "give an address of this machine with --host and a free --port"
-        raise ConfigError(
-            f"can't listen on {host}:{port}: {error.strerror or error}; {hint}"
-        ) from None
+        why, _, _ = (error.strerror or str(error)).partition(" (while")
+        raise ConfigError(f"can't listen on {host}:{port}: {why}; {hint}") from None
     # Made anew with its protocol named: asyncio switches Nagle's algorithm off only where it knows
     # that a socket is TCP, and with Nagle every answer waits 40 ms for the client's delayed ACK.
     return socket.socket(family, kind, protocol, fileno=listening.detach())

@@ -113,7 +113,7 @@ class Hypernet(nn.Module):
         head = nn.Linear(config.head_in, widths[config.variant], bias=False)
         mean_a = torch.zeros(lora.n_layers, lora.rank, module.d_in)
         mean_b = torch.zeros(lora.n_layers, module.d_out, lora.rank)
-        affine = _ZScore
+        affine: type[_Offset | _ZScore] = _ZScore
         if config.output == "offset":
             affine = _Offset
             nn.init.zeros_(head.weight)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -52,6 +53,7 @@ def answer(
         The answers' texts, in the order of *prompts*.
     """
     answers = [""] * len(prompts)
+    generate: Any = model.generate  # transformers leaves it untyped
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
     console = Console(stderr=True)
     starts: Iterable[int] = range(0, len(order), batch)
@@ -65,7 +67,7 @@ def answer(
         ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         with bank.rows([prompts[i].slot for i in chosen]):
-            out = model.generate(
+            out: torch.Tensor = generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,

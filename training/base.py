@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,9 @@ def load_frozen(directory: Path, *, device: str, dtype: torch.dtype) -> PreTrain
     """
     if not (directory / "config.json").is_file():
         raise ConfigError(f"{directory} holds no model; get one with: t2l models pull NAME")
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
-    frozen: PreTrainedModel = model.to(device).requires_grad_(False).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+    model.to(device)
+    frozen: PreTrainedModel = model.requires_grad_(False).eval()
     return frozen
 
 

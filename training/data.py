@@ -6,7 +6,7 @@ only the description's embedding, can tell the task.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,15 @@ class Batch:
     weights: torch.Tensor
     embeddings: torch.Tensor
     real_tokens: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """Copy the tensors to a device without waiting for them."""
+        tensors: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **tensors)
 
 
 class Sampler:

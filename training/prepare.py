@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from t2l_router import models

@@ -132,8 +132,9 @@ class Trainer:
         self.base.train()
         for group in self._optimiser.param_groups:
             group["lr"] = recipe.lr * _schedule(self.step, recipe)
-        noisy = batch.embeddings.to(self.device)
-        noisy = F.normalize(noisy + recipe.noise * torch.randn_like(noisy), dim=-1)
+        batch = batch.to(self.device)
+        noise = recipe.noise * torch.randn_like(batch.embeddings)
+        noisy = F.normalize(batch.embeddings + noise, dim=-1)
         loss = self._loss(batch, noisy)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -148,15 +149,10 @@ class Trainer:
         return loss.detach()
 
     def _loss(self, batch: Batch, embeddings: Tensor) -> Tensor:
-        to = {"device": self.device, "non_blocking": True}
-        logits = self.base(
-            self.source(embeddings),
-            batch.input_ids.to(**to),
-            batch.position_ids.to(**to),
-            batch.label_at.to(**to),
-        )
-        losses = F.cross_entropy(logits, batch.labels.to(**to), reduction="none")
-        return (losses * batch.weights.to(**to)).sum()
+        pairs = self.source(embeddings)
+        logits = self.base(pairs, batch.input_ids, batch.position_ids, batch.label_at)
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        return (losses * batch.weights).sum()
 
     @torch.no_grad()
     def validate(self, *, batches: int = 4) -> float:
@@ -167,8 +163,8 @@ class Trainer:
         with self.averaged():
             self.base.eval()
             for i in range(batches):
-                batch = self._validation.batch(i)
-                total += self._loss(batch, batch.embeddings.to(self.device)).item()
+                batch = self._validation.batch(i).to(self.device)
+                total += self._loss(batch, batch.embeddings).item()
         self.history.append({"step": self.step, "validation_loss": total / batches})
         return total / batches
 

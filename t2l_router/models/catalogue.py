@@ -25,6 +25,11 @@ class Wheel:
     size_bytes: int
     member: str
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether a folder is wanted, not one file."""
+        return self.member.endswith("/")
+
 
 @dataclass(frozen=True, slots=True)
 class FolderPackage:

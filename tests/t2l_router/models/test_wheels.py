@@ -83,6 +83,16 @@ def test_no_pip(package_index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         fetch_wheel(package_index.wheel, tmp_path, advance=ignore)
 
 
+def test_working_directory_is_no_place_for_pip(
+    package_index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pip.py in the working directory isn't run in place of pip."""
+    (tmp_path / "pip.py").write_text("raise SystemExit('not pip')")
+    monkeypatch.chdir(tmp_path)
+
+    fetch_wheel(package_index.wheel, tmp_path, advance=ignore)
+
+
 def test_old_pip_draws_no_raw_progress(package_index, tmp_path: Path, monkeypatch) -> None:
     """A pip that is too old for machine-readable progress still fetches; bytes come at the end."""
     monkeypatch.setattr(wheels, "version", lambda _: "24.0")

@@ -15,8 +15,9 @@ def dense(weights: LoraWeights) -> torch.Tensor:
     """All scaled delta-W as one vector, the slow way."""
     return torch.cat(
         [
-            (weights.spec.scaling * weights.lora_B[name].float() @ weights.lora_A[name].float())
-            .flatten()
+            (
+                weights.spec.scaling * weights.lora_B[name].float() @ weights.lora_A[name].float()
+            ).flatten()
             for name in sorted(weights.lora_A)
         ]
     )

@@ -1,0 +1,121 @@
+"""The two programs, from a corpus folder to a table, on a tiny model."""
+
+import json
+
+import pytest
+import torch
+
+from t2l_router import checkpoint
+from t2l_router.hypernet import Hypernet, HypernetConfig
+from t2l_router.lora import LoraSpec
+from training import embeddings, evaluate
+from training.base import load_frozen
+from training.corpus import load_tasks
+from training.systems import choose, described
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base, corpus, tmp_path_factory):
+    """An untrained hypernetwork's checkpoint and stored embeddings of all descriptions."""
+    folder = tmp_path_factory.mktemp("trained")
+    model = load_frozen(tiny_base.path, device="cpu", dtype=torch.float32)
+    spec = LoraSpec.from_model(model, base_model="tiny", base_fingerprint="f", rank=4)
+    net = Hypernet(HypernetConfig(spec, 24, "w", "w"))
+    checkpoint.save_pretrained(net, folder / "net", card="")
+    return folder
+
+
+def arguments(corpus, trained, tiny_base, /, **changes: object) -> list[str]:
+    values = {
+        "corpus": corpus,
+        "split": "validation",
+        "checkpoint": trained / "net",
+        "base": tiny_base.path,
+        "encoder": trained / "embeddings",
+        "limit": 3,
+        "max-new-tokens": 4,
+        "device": "cpu",
+        **changes,
+    }
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+@pytest.fixture(autouse=True)
+def stored(corpus, trained, monkeypatch):
+    """Embed with word hashes instead of a real encoder."""
+    import numpy as np  # noqa: PLC0415
+
+    class Encoder:
+        def embed(self, texts):
+            rows = np.stack([np.frombuffer(t.encode().ljust(24)[:24], np.uint8) for t in texts])
+            rows = rows.astype(np.float32)
+            return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    real = embeddings.load_encoder
+    monkeypatch.setattr(
+        embeddings, "load_encoder", lambda name: real(name) if "/" in name else Encoder()
+    )
+    embeddings.main(
+        ["--corpus", str(corpus), "--splits", "train,validation", "--encoder", "x", "--out",
+         str(trained / "embeddings")]
+    )  # fmt: skip
+
+
+def test_evaluate_writes_scores_per_task(corpus, trained, tiny_base, tmp_path, capsys) -> None:
+    """Every system gets a row in the table and means that follow from its tasks' scores."""
+    out = tmp_path / "results.json"
+    evaluate.main(
+        arguments(
+            corpus, trained, tiny_base, json=out,
+            systems="base,definition,description,t2l,t2l-shuffled,t2l-terse",
+        )
+    )  # fmt: skip
+
+    results = json.loads(out.read_text())
+    assert list(results) == ["run", "setup", "metrics"]
+    assert list(results["metrics"]) == [
+        "base", "definition", "description", "t2l", "t2l-shuffled", "t2l-terse",
+    ]  # fmt: skip
+    for scores in results["metrics"].values():
+        assert scores["n_tasks"] == 2
+        tasks = scores["per_task"]
+        assert set(tasks) == {"echo", "count"}
+        assert tasks["echo"]["n"] == 3
+        mean = sum(task["rouge_l"] for task in tasks.values()) / 2
+        assert scores["rouge_l"] == pytest.approx(mean)
+    # An untrained hypernetwork is a no-op: its answers are the base model's.
+    assert results["metrics"]["t2l"] == results["metrics"]["base"]
+    assert "t2l-shuffled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "nope"}, "its splits: train, validation"),
+        ({"systems": "t2l,magic"}, "unknown system 'magic'"),
+        ({"systems": "multi-task"}, "needs --multi-task"),
+        ({"corpus": "/nowhere"}, "not a corpus folder"),
+        ({"checkpoint": "/nowhere"}, "neither a checkpoint directory"),
+    ],
+)
+def test_evaluate_explains_bad_arguments(corpus, trained, tiny_base, change, message) -> None:
+    """One line on standard error and exit code 1, no traceback."""
+    with pytest.raises(SystemExit, match=message):
+        evaluate.main(arguments(corpus, trained, tiny_base, **change))
+
+
+def test_shuffled_gives_every_task_anothers_description(corpus) -> None:
+    """No task keeps its own description, and all descriptions are used."""
+    tasks = load_tasks(corpus, ["train", "validation"])
+    own = described(tasks, "description", 0)
+
+    shuffled = described(tasks, "shuffled", 0)
+
+    assert sorted(shuffled) == sorted(own)
+    assert all(a != b for a, b in zip(own, shuffled, strict=True))
+    assert described(tasks, "shuffled", 0) == shuffled
+
+
+def test_systems_keep_their_order() -> None:
+    """Systems come out in the order they were asked for."""
+    assert [system.name for system in choose("t2l,base")] == ["t2l", "base"]

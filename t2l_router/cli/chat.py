@@ -1,6 +1,8 @@
 """``t2l chat``: talk to an adapted model in the terminal."""
 
 import asyncio
+import contextlib
+import importlib
 import sys
 from typing import Any
 
@@ -77,6 +79,8 @@ def _load(settings: Settings) -> Talk:
 
 def _repeat(runner: asyncio.Runner, conversation: Conversation) -> None:
     """Read and answer prompts until the user has enough."""
+    with contextlib.suppress(ImportError):  # Windows has none
+        importlib.import_module("readline")  # gives `input` its history and line editing
     click.echo(_HELP, err=True)
     while True:
         try:

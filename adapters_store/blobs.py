@@ -11,6 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,8 +103,12 @@ class LocalBlobs:
             try:
                 final.parent.mkdir(parents=True, exist_ok=True)
                 beside.mkdir(parents=True)
-                for name, data in _contents(adapter_id, base, files):
-                    _write_synced(beside / name, data)
+                contents = _contents(adapter_id, base, files)
+                # All at once: syncs that overlap share one commit of the filesystem's journal.
+                with ThreadPoolExecutor(len(contents)) as threads:
+                    list(
+                        threads.map(lambda file: _write_synced(beside / file[0], file[1]), contents)
+                    )
                 _sync_directory(beside)
                 self._rename(beside, final)
             finally:

@@ -13,6 +13,8 @@ from adapters_store.schema import adapters, aliases, descriptions, tags
 
 _MIN_PREFIX = len("t2l-") + 4
 
+_KEYS_PER_STATEMENT = 5000  # well below both databases' limits
+
 AdapterRow = Row[Any]
 Condition = ColumnElement[bool]
 
@@ -98,7 +100,11 @@ def by_key(connection: Connection, pk: int) -> AdapterRow:
 
 def by_keys(connection: Connection, keys: Sequence[int]) -> dict[int, AdapterRow]:
     """The rows with these keys."""
-    return {row.pk: row for row in connection.execute(_BY_KEYS, {"keys": keys})}
+    rows: dict[int, AdapterRow] = {}
+    for start in range(0, len(keys), _KEYS_PER_STATEMENT):
+        some = keys[start : start + _KEYS_PER_STATEMENT]
+        rows |= {row.pk: row for row in connection.execute(_BY_KEYS, {"keys": some})}
+    return rows
 
 
 def newest(
@@ -117,10 +123,13 @@ def newest(
         limit: Rows of the page; None for all.
         before: The key of the last row of the page before.
     """
-    query = _FULL.where(and_(True, *conditions))
+    query = select(adapters.c.pk).where(and_(True, *conditions))
     if before is not None:
         query = query.where(adapters.c.pk < before)
-    return list(connection.execute(query.order_by(adapters.c.pk.desc()).limit(limit)))
+    # First the page, then what it shows: otherwise every row that fits would be assembled.
+    keys = list(connection.execute(query.order_by(adapters.c.pk.desc()).limit(limit)).scalars())
+    rows = by_keys(connection, keys)
+    return [rows[key] for key in keys if key in rows]
 
 
 def removable() -> ColumnElement[bool]:

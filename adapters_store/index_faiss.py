@@ -3,7 +3,7 @@ Approximate search by FAISS: every embedding while they are few, inverted lists 
 
 A partition starts flat and is searched exhaustively. Once it has grown, inverted lists are built
 beside it while the flat index goes on serving, and saved as a cache file for the next process.
-Which of FAISS's indexes and with which settings was decided by ``tests/bench/bench_index.py``.
+Which of FAISS's indexes, when and how set up was decided by ``tests/bench/bench_index.py``.
 """
 
 import contextlib
@@ -25,20 +25,57 @@ from numpy.typing import NDArray
 from adapters_store.errors import StoreError
 from adapters_store.index import Candidate, PartitionStatus, VectorSource, best
 
-FLAT_BELOW = 50_000
+# A flat search of 20,000 embeddings of 384 dimensions takes about as long as one through the lists
+# of 1,000,000 with the SQL around it.
+FLAT_BELOW = 20_000
 _GROWTH_BEFORE_REBUILD = 4
-_TRAINING_ROWS_PER_LIST = 40
+_TRAINING_ROWS_PER_LIST = 20
+_TRAINING_ROUNDS = 4
+_LISTS_PROBED = 256
+_REFINED_PER_HIT = 10
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Partition:
+    """One FAISS index; it numbers embeddings from 0, and ``seqs`` says which each of them is."""
+
     index: Any = None
-    last_seq: int = 0
+    seqs: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     saved_seq: int = 0
     trained_on: int = 0
     builder: threading.Thread | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def count(self) -> int:
+        return 0 if self.index is None else int(self.index.ntotal)
+
+    @property
+    def last_seq(self) -> int:
+        return int(self.seqs[self.count - 1]) if self.count else 0
+
+    def add(self, seqs: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
+        total = self.count + len(seqs)
+        if total > len(self.seqs):
+            # Twice the room each time, so that one-by-one additions don't copy everything.
+            self.seqs = np.resize(self.seqs, 2 * total) if len(self.seqs) else np.empty(total, int)
+        self.seqs[total - len(seqs) : total] = seqs
+        self.index.add(vectors)
+
+    def search(self, query: NDArray[np.float32], k: int) -> list[Candidate]:
+        # One query gains nothing from more threads, and waits for them when the cores are busy.
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            scores, positions = self.index.search(query[None, :], min(k, self.count))
+        finally:
+            faiss.omp_set_num_threads(threads)
+        return [
+            Candidate(int(self.seqs[position]), float(score))
+            for position, score in zip(positions[0], scores[0], strict=True)
+            if position >= 0  # FAISS pads with -1
+        ]
 
 
 class FaissIndex:
@@ -71,14 +108,8 @@ class FaissIndex:
             part = self._partition(number)
             with part.lock:
                 self._pull(number, part)
-                if part.index is None:
-                    continue
-                scores, seqs = part.index.search(query[None, :], min(k, part.index.ntotal))
-            found += [
-                Candidate(int(seq), float(score))
-                for seq, score in zip(seqs[0], scores[0], strict=True)
-                if seq >= 0  # FAISS pads with -1
-            ]
+                if part.count:
+                    found += part.search(query, k)
         return best(found, k)
 
     def refresh(self, partition: int) -> PartitionStatus:
@@ -86,15 +117,14 @@ class FaissIndex:
         part = self._partition(partition)
         with part.lock:
             self._pull(partition, part)
-            count = 0 if part.index is None else part.index.ntotal
             kind = "ivf" if part.trained_on else "flat"
-            return PartitionStatus(partition, kind, count, part.last_seq)
+            return PartitionStatus(partition, kind, part.count, part.last_seq)
 
     def rebuild(self, partition: int) -> PartitionStatus:
         """Forget the partition and build it anew from the database, before returning."""
         part = self._partition(partition)
         with part.lock:
-            part.index, part.last_seq, part.trained_on = None, 0, 0
+            part.index, part.trained_on = None, 0
             with contextlib.suppress(OSError):  # then its checks will tell that it is stale
                 self._file(partition).unlink()
         self._pull(partition, part)
@@ -126,13 +156,10 @@ class FaissIndex:
         with part.lock:
             for seqs, vectors in self._source.since(number, part.last_seq):
                 if part.index is None:
-                    part.index = faiss.IndexIDMap(faiss.IndexFlatIP(vectors.shape[1]))
-                part.index.add_with_ids(vectors, seqs)
-                part.last_seq = int(seqs[-1])
-            count = 0 if part.index is None else part.index.ntotal
-            if count >= max(self._flat_below, _GROWTH_BEFORE_REBUILD * part.trained_on) and (
-                part.builder is None
-            ):
+                    part.index = faiss.IndexFlatIP(vectors.shape[1])
+                part.add(seqs, vectors)
+            limit = max(self._flat_below, _GROWTH_BEFORE_REBUILD * part.trained_on)
+            if part.count >= limit and part.builder is None:
                 part.builder = threading.Thread(
                     target=self._build, args=(number, part), name=f"t2l-index-{number}", daemon=True
                 )
@@ -143,13 +170,13 @@ class FaissIndex:
         try:
             batches = list(self._source.since(number, 0))
             seqs = np.concatenate([batch[0] for batch in batches])
-            index = build_ivf(np.concatenate([batch[1] for batch in batches]), seqs)
+            index = build_ivf(np.concatenate([batch[1] for batch in batches]))
         except StoreError:
             _log.exception("the index of partition %d could not be built; it stays flat", number)
             part.builder = None
             return
         with part.lock:
-            part.index, part.last_seq, part.trained_on = index, int(seqs[-1]), len(seqs)
+            part.index, part.seqs, part.trained_on = index, seqs, len(seqs)
             part.builder = None
             self._save(number, part)
 
@@ -160,19 +187,21 @@ class FaissIndex:
 
     def _save(self, number: int, part: _Partition) -> None:
         beside = self._cache_dir / f".{uuid.uuid4().hex}.tmp"
-        data = faiss.serialize_index(part.index).data
+        seqs = part.seqs[: part.count]
+        data = faiss.serialize_index(part.index)
         header = {
             "library": self._library,
             "partition": number,
-            "last_seq": part.last_seq,
+            "count": part.count,
             "trained_on": part.trained_on,
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": _digest(seqs, data),
         }
         try:
             self._cache_dir.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
                 file.write(json.dumps(header).encode() + b"\n")
-                file.write(data)
+                file.write(seqs.data)
+                file.write(data.data)
             beside.replace(self._file(number))
             part.saved_seq = part.last_seq
         except OSError as error:
@@ -186,43 +215,53 @@ class FaissIndex:
         try:
             with path.open("rb") as file:
                 header = json.loads(file.readline(10_000))
+                seqs = np.fromfile(file, dtype=np.int64, count=int(header["count"]))
                 data = np.fromfile(file, dtype=np.uint8)
             # FAISS trusts what it reads: a damaged file must not get that far.
-            _check_file(header, data, library=self._library, partition=number)
-            part.index = faiss.deserialize_index(data)
-            part.last_seq = part.saved_seq = int(header["last_seq"])
-            part.trained_on = int(header["trained_on"])
+            _check_file(header, _digest(seqs, data), library=self._library, partition=number)
+            part.index, part.seqs = faiss.deserialize_index(data), seqs
+            part.saved_seq, part.trained_on = part.last_seq, int(header["trained_on"])
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
             _log.warning("index file %s is not used and will be rebuilt: %s", path.name, error)
 
 
-def _check_file(
-    header: dict[str, object], data: NDArray[np.uint8], *, library: str, partition: int
-) -> None:
-    if hashlib.sha256(data.data).hexdigest() != header["sha256"]:
+def _digest(seqs: NDArray[np.int64], data: NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256(seqs.data)
+    digest.update(data.data)
+    return digest.hexdigest()
+
+
+def _check_file(header: dict[str, object], digest: str, *, library: str, partition: int) -> None:
+    if digest != header["sha256"]:
         raise ValueError("its checksum is wrong")
     if (header["library"], header["partition"]) != (library, partition):
         raise ValueError("it belongs to another library")
 
 
-def build_ivf(vectors: NDArray[np.float32], seqs: NDArray[np.int64]) -> Any:
+def build_ivf(vectors: NDArray[np.float32]) -> Any:
     """
     Inverted lists over *vectors*, ``[n, D]``, ready to search.
 
-    About 4 sqrt(n) lists; 8 bits per dimension, since the store scores candidates exactly.
+    About 4 sqrt(n) lists hold 4 bits for every 4 dimensions, which is enough to pick ten times as
+    many candidates as are asked for; 8 bits per dimension then order those. The store scores what
+    is left exactly.
     """
     count, dim = vectors.shape
     lists = 2 ** round(math.log2(4 * math.sqrt(count)))
-    quantizer = faiss.IndexFlatIP(dim)
-    index = faiss.IndexIVFScalarQuantizer(
-        quantizer, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    pieces = next(n for n in range(max(1, dim // 4), 0, -1) if dim % n == 0)
+    coarse = faiss.index_factory(dim, f"IVF{lists},PQ{pieces}x4fs", faiss.METRIC_INNER_PRODUCT)
+    fine = faiss.IndexScalarQuantizer(
+        dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
-    index.cp.niter = 8
-    rng = np.random.default_rng(0)
-    sample = rng.permutation(count)[: _TRAINING_ROWS_PER_LIST * lists]
+    inverted = faiss.extract_index_ivf(coarse)
+    inverted.cp.niter = _TRAINING_ROUNDS
+    inverted.cp.min_points_per_centroid = 1  # few rows a list lose no recall: measured
+    inverted.nprobe = min(lists, _LISTS_PROBED)
+    index = faiss.IndexRefine(coarse, fine)
+    index.k_factor = _REFINED_PER_HIT
+    sample = np.random.default_rng(0).permutation(count)[: _TRAINING_ROWS_PER_LIST * lists]
     index.train(vectors[np.sort(sample)])
-    index.add_with_ids(vectors, seqs)
-    index.nprobe = max(16, lists // 32)
+    index.add(vectors)
     return index

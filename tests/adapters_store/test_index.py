@@ -8,7 +8,7 @@ import pytest
 from adapters_store.index import ExactIndex
 from adapters_store.index_faiss import FaissIndex
 
-DIM = 16
+DIM = 64
 
 
 class Vectors:
@@ -41,12 +41,12 @@ def faiss_index(vectors, path, library="library"):
 
 
 def recall(index, vectors):
-    """The share of the exact ten nearest that an index finds."""
+    """The share of the exact ten nearest among the forty that the store asks an index for."""
     exact = ExactIndex(vectors)
     found = 0
     for query in vectors.vectors[-100:]:
         truth = {hit.seq for hit in exact.search([1], query, 10)}
-        found += len(truth & {hit.seq for hit in index.search([1], query, 10)})
+        found += len(truth & {hit.seq for hit in index.search([1], query, 40)})
     return found / 1000
 
 

@@ -6,8 +6,9 @@ notice of changes, and losing it loses nothing. It may return candidates that ar
 store looks every candidate up, drops the dead and scores the rest exactly.
 """
 
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,9 +61,17 @@ class VectorIndex(Protocol):
     """Finds the embeddings nearest to a query."""
 
     def search(
-        self, partitions: Sequence[int], query: NDArray[np.float32], k: int
+        self, partitions: Mapping[int, int], query: NDArray[np.float32], k: int
     ) -> list[Candidate]:
-        """The *k* best of the given partitions, best first, as of this moment in the database."""
+        """
+        Find the *k* best of some partitions, best first.
+
+        Args:
+            partitions: Partition -> the newest sequence number that it has in the database; what
+                the index lacks up to there is pulled first.
+            query: ``[D]`` of unit norm.
+            k: How many at most.
+        """
 
     def refresh(self, partition: int) -> PartitionStatus:
         """Take in what the database has and the index lacks."""
@@ -88,13 +97,13 @@ class ExactIndex:
         self._lock = threading.Lock()
 
     def search(
-        self, partitions: Sequence[int], query: NDArray[np.float32], k: int
+        self, partitions: Mapping[int, int], query: NDArray[np.float32], k: int
     ) -> list[Candidate]:
         """The *k* best of the given partitions, best first."""
         found: list[Candidate] = []
         with self._lock:
-            for partition in partitions:
-                rows = self._pulled(partition)
+            for partition, newest in partitions.items():
+                rows = self._pulled(partition, newest)
                 scores = rows.vectors[: rows.count] @ query if rows.count else np.empty(0)
                 top = np.argsort(-scores, kind="stable")[:k]
                 found += [Candidate(int(rows.seqs[i]), float(scores[i])) for i in top]
@@ -103,7 +112,7 @@ class ExactIndex:
     def refresh(self, partition: int) -> PartitionStatus:
         """Take in what the database has and the index lacks."""
         with self._lock:
-            rows = self._pulled(partition)
+            rows = self._pulled(partition, sys.maxsize)
         return PartitionStatus(partition, "exact", rows.count, rows.last_seq)
 
     def rebuild(self, partition: int) -> PartitionStatus:
@@ -115,10 +124,11 @@ class ExactIndex:
     def close(self) -> None:
         """Nothing is worth saving: the next process reads the database."""
 
-    def _pulled(self, partition: int) -> "_Rows":
+    def _pulled(self, partition: int, newest: int) -> "_Rows":
         rows = self._partitions.setdefault(partition, _Rows())
-        for seqs, vectors in self._source.since(partition, rows.last_seq):
-            rows.append(seqs, vectors)
+        if rows.last_seq < newest:
+            for seqs, vectors in self._source.since(partition, rows.last_seq):
+                rows.append(seqs, vectors)
         return rows
 
 

@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,14 +100,15 @@ class FaissIndex:
         self._lock = threading.Lock()
 
     def search(
-        self, partitions: Sequence[int], query: NDArray[np.float32], k: int
+        self, partitions: Mapping[int, int], query: NDArray[np.float32], k: int
     ) -> list[Candidate]:
         """The *k* best of the given partitions, best first."""
         found: list[Candidate] = []
-        for number in partitions:
+        for number, newest in partitions.items():
             part = self._partition(number)
             with part.lock:
-                self._pull(number, part)
+                if part.last_seq < newest:
+                    self._pull(number, part)
                 if part.count:
                     found += part.search(query, k)
         return best(found, k)

@@ -1,6 +1,6 @@
 """Search inside PostgreSQL by the pgvector extension: the index lives where the truth lives."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +40,16 @@ class PgVectorIndex:
         self._database = database
         self._source = source
         self._tables: dict[int, Table] = {}
+        self._pulled: dict[int, int] = {}
 
     def search(
-        self, partitions: Sequence[int], query: NDArray[np.float32], k: int
+        self, partitions: Mapping[int, int], query: NDArray[np.float32], k: int
     ) -> list[Candidate]:
         """The *k* best of the given partitions, best first."""
-        for partition in partitions:
-            self._pull(partition)
+        for partition, newest in partitions.items():
+            if self._pulled.get(partition, 0) < newest:
+                self._pull(partition)
+                self._pulled[partition] = newest
         table = self._table(query.size)
         distance = table.c.vector.max_inner_product(query)
         ef_search = min(_MAX_EF_SEARCH, max(100, _EF_PER_HIT * k))
@@ -56,7 +59,7 @@ class PgVectorIndex:
             connection.execute(text(f"SET LOCAL hnsw.ef_search = {ef_search}"))
             rows = connection.execute(
                 select(table.c.seq, distance.label("distance"))
-                .where(table.c.partition_id.in_(partitions))
+                .where(table.c.partition_id.in_(list(partitions)))
                 .order_by(distance)
                 .limit(k)
             )
@@ -80,6 +83,7 @@ class PgVectorIndex:
         table = self._table(dim)
         with self._database.write() as connection:
             connection.execute(table.delete().where(table.c.partition_id == partition))
+        self._pulled.pop(partition, None)
         return self.refresh(partition)
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from adapters_store.database import Database, insert_row
 from adapters_store.errors import DimensionMismatch, EncoderMismatch
@@ -75,14 +75,16 @@ def partition_id(connection: Connection, *, tenant: str, base: str, encoder: int
     return insert_row(connection, partitions, key) if found is None else int(found)
 
 
+_ACTIVE = select(library.c.value).where(library.c.key == ACTIVE_ENCODER)
+_NEWEST = select(func.coalesce(func.max(embeddings.c.seq), 0)).where(
+    embeddings.c.partition_id == partitions.c.id
+)
 _FIND = (
     select(
         partitions.c.id,
         encoders.c.dim,
-        select(library.c.value)
-        .where(library.c.key == ACTIVE_ENCODER)
-        .scalar_subquery()
-        .label("active"),
+        _ACTIVE.scalar_subquery().label("active"),
+        _NEWEST.scalar_subquery().label("newest"),
     )
     .join(encoders, encoders.c.id == partitions.c.encoder_id)
     .where(
@@ -96,9 +98,12 @@ _FIND = (
 
 def find_partitions(
     connection: Connection, *, tenants: Sequence[str], base: str, encoder: str
-) -> tuple[list[int], int | None]:
+) -> tuple[dict[int, int], int | None]:
     """
-    The partitions that a search looks at, and their number of dimensions (None without any).
+    The partitions that a search looks at.
+
+    Returns:
+        Partition -> the newest sequence number in it; and their dimensions, None without any.
 
     Raises:
         EncoderMismatch: The library is indexed by another encoder.
@@ -107,7 +112,7 @@ def find_partitions(
     rows = connection.execute(_FIND, keys).all()
     if not rows or rows[0].active != encoder:
         require_encoder(connection, encoder)
-    return [row.id for row in rows], rows[0].dim if rows else None
+    return {row.id: row.newest for row in rows}, rows[0].dim if rows else None
 
 
 _SINCE = (

@@ -3,8 +3,10 @@
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from safetensors import SafetensorError
 
 from t2l_router import bootstrap
 from t2l_router.cli.loading import loading
@@ -12,6 +14,9 @@ from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Output, output_option, size
 from t2l_router.config import Settings
 from t2l_router.describe import validated
+
+if TYPE_CHECKING:
+    from t2l_router.lora import LoraWeights
 
 _ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
 
@@ -44,13 +49,7 @@ def command(
     start = time.perf_counter()
     (weights,) = writing.generator.generate(writing.encoder.embed([text]))
     milliseconds = (time.perf_counter() - start) * 1_000
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside and moved, so that neither a failure nor a reader sees half an adapter.
-    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as beside:
-        weights.save_peft(Path(beside) / "new")
-        if directory.exists():
-            directory.replace(Path(beside) / "old")
-        (Path(beside) / "new").replace(directory)
+    _write(weights, directory)
     n_bytes = sum(file.stat().st_size for file in directory.iterdir())
     record = {
         "id": weights.adapter_id,
@@ -60,6 +59,24 @@ def command(
         "milliseconds": round(milliseconds, 1),
     }
     out.record(record if out.style == "json" else record | {"size": size(n_bytes)})
+
+
+def _write(weights: "LoraWeights", directory: Path) -> None:
+    """Write the adapter beside and move it, so that nobody sees half of it."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as beside:
+        new, old = Path(beside) / "new", Path(beside) / "old"
+        try:
+            weights.save_peft(new)
+        except SafetensorError as error:  # safetensors has no other word for a full disk
+            raise OSError(f"can't write {directory}: {error}") from None
+        if directory.exists():
+            directory.replace(old)
+        try:
+            new.replace(directory)
+        except BaseException:
+            old.replace(directory)
+            raise
 
 
 def _check_replaceable(directory: Path, *, force: bool) -> None:

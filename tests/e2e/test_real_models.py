@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.program import serving, t2l
+from tests.e2e.program import ROOT, serving, t2l
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -212,6 +212,25 @@ def test_generate_twice(variables, tmp_path):
     assert "--force" in second.stderr
     assert json.loads(first.stdout)["id"] == json.loads(third.stdout)["id"]
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_generate_on_a_full_disk(variables, tmp_path):
+    """Where there is no room the error is one line, and nothing half-written is left."""
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
+    (tmp_path / "sitecustomize.py").write_text(limited)
+    result = t2l(
+        "generate",
+        DESCRIPTION,
+        "-o",
+        "adapter",
+        cwd=tmp_path,
+        **variables,
+        PYTHONPATH=f"{tmp_path}:{ROOT}",
+    )
+
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "Error: can't write adapter" in result.stderr
+    assert [path.name for path in tmp_path.glob("*adapter*")] == []
 
 
 def test_doctor(variables, tmp_path):

@@ -15,7 +15,7 @@ from adapters_store.partitions import check_embedding, find_partitions, require_
 from adapters_store.records import SERVED_STATES, Hit
 from adapters_store.schema import adapters, descriptions, embeddings
 
-_CANDIDATES_PER_HIT = 4
+_CANDIDATES_PER_HIT = 6
 _SQL_PARAMETERS = 10_000  # well below both databases' limits
 
 _CANDIDATES = (

@@ -2,11 +2,14 @@
 
 import dataclasses
 import datetime as dt
+from collections.abc import Callable
 
 import click
 
 from adapters_store import AdapterStore
 from adapters_store.errors import AdapterNotFound
+from adapters_store.filters import parse_size
+from adapters_store.quotas import Quota
 from adapters_store.records import State
 from t2l_router.cli.adapters.options import (
     dry_run_option,
@@ -194,4 +197,50 @@ def promote(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
     out.record(fields(store.promote(ref, tenant=tenant)))
 
 
-VERBS = (rm, undelete, alias, tag, pin, unpin, judge, promote)
+@click.command()
+@click.option("--max-size", help="Bytes of all adapters, e.g. 10GB; none for no limit.")
+@click.option("--max-adapters", help="Number of adapters; none for no limit.")
+@click.option("--max-per-hour", help="Generated adapters in 60 minutes; none for no limit.")
+@tenant_option
+@output_option
+@library_option
+def quota(
+    *,
+    store: AdapterStore,
+    out: Output,
+    max_size: str | None,
+    max_adapters: str | None,
+    max_per_hour: str | None,
+    tenant: str,
+) -> None:
+    """Show or set how much a tenant may keep and generate."""
+    limits = store.quotas.get(tenant)
+    new = Quota(
+        max_bytes=_limit(max_size, limits.max_bytes, parse_size),
+        max_adapters=_limit(max_adapters, limits.max_adapters, _whole),
+        max_generations_per_hour=_limit(max_per_hour, limits.max_generations_per_hour, _whole),
+    )
+    if new != limits:
+        store.quotas.set(tenant, new)
+    out.record(
+        {
+            "tenant": tenant,
+            **dataclasses.asdict(new),
+            **{f"used_{k}": v for k, v in dataclasses.asdict(store.quotas.usage(tenant)).items()},
+        }
+    )
+
+
+def _limit(given: str | None, current: int | None, parse: Callable[[str], int]) -> int | None:
+    if given is None:
+        return current
+    return None if given == "none" else parse(given)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise click.BadParameter(f"{text!r} is no whole number")
+    return int(text)
+
+
+VERBS = (rm, undelete, alias, tag, pin, unpin, judge, promote, quota)

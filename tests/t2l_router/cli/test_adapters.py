@@ -76,6 +76,7 @@ Commands:
   unpin     End an adapter's protection.
   judge     Approve an adapter, put it into quarantine, or take that back.
   promote   Give an adapter of the tenant to every tenant (tenant "shared").
+  quota     Show or set how much a tenant may keep and generate.
   export    Write an adapter as PEFT, vLLM and import read it.
   push      Write an adapter below a URL.
   verify    Re-hash everything and name what belongs to no adapter.
@@ -288,3 +289,18 @@ def test_figures(store):
     assert [(row["tenant"], row["size_bytes"]) for row in space] == [("local", record.size_bytes)]
     actions = json.loads(t2l("history", "--format", "json").stdout)
     assert [entry["action"] for entry in actions] == ["add.generated"]
+
+
+def test_quota(store):
+    """A quota is set, shown with what is used of it, and lifted."""
+    record = add(store)
+
+    args = ["quota", "--max-size", "1MB", "--max-adapters", "1", "--format", "json"]
+    shown = json.loads(t2l(*args).stdout)
+
+    assert (shown["max_bytes"], shown["max_adapters"]) == (10**6, 1)
+    assert (shown["used_adapters"], shown["used_size_bytes"]) == (1, record.size_bytes)
+    t2l("quota", "--max-adapters", "none")
+    limits = store.quotas.get("local")
+    assert (limits.max_bytes, limits.max_adapters) == (10**6, None)
+    t2l("quota", "--max-adapters", "many", code=2)

@@ -101,7 +101,7 @@ class LocalBlobs:
         beside = self.root / "tmp" / uuid.uuid4().hex
         with named_os_errors(f"store adapter {adapter_id}"):
             try:
-                final.parent.mkdir(parents=True, exist_ok=True)
+                _make_synced(final.parent)
                 beside.mkdir(parents=True)
                 contents = _contents(adapter_id, base, files)
                 # All at once: syncs that overlap share one commit of the filesystem's journal.
@@ -291,6 +291,14 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _make_synced(path: Path) -> None:
+    """Make a directory that is still there after a power cut."""
+    if not path.is_dir():
+        _make_synced(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

@@ -44,6 +44,7 @@ class _Partition:
     seqs: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     saved_seq: int = 0
     trained_on: int = 0
+    is_loaded: bool = False
     builder: threading.Thread | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -147,11 +148,13 @@ class FaissIndex:
 
     def _partition(self, number: int) -> _Partition:
         with self._lock:
-            part = self._partitions.get(number)
-            if part is None:
-                part = self._partitions[number] = _Partition()
+            part = self._partitions.setdefault(number, _Partition())
+        # A large file takes seconds to read; searches of other partitions don't wait for it.
+        with part.lock:
+            if not part.is_loaded:
                 self._load(number, part)
-            return part
+                part.is_loaded = True
+        return part
 
     def _pull(self, number: int, part: _Partition) -> None:
         with part.lock:

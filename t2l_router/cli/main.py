@@ -13,6 +13,10 @@ COMMANDS: dict[str, str] = {
     "serve": "Serve the OpenAI-compatible API.",
     "chat": "Chat with an adapted model.",
     "generate": "Write the adapter for a task to a directory that PEFT and vLLM load.",
+    "models": "Fetch, list, check and remove base models and encoders.",
+    "adapters": "Run the adapter library.",
+    "index": "See and rebuild the vector index; move it to another encoder.",
+    "db": "Migrate, back up and restore the library's database.",
     "doctor": "Check the environment, the models, the disk and the device.",
     "config": "Show the settings in effect and where each comes from.",
 }

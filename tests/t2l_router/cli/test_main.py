@@ -97,7 +97,7 @@ def test_help_is_light(name):
 def heavy_modules(statement: str) -> str:
     """The model libraries that a fresh interpreter holds after *statement*."""
     check = (
-        "\nimport sys\nheavy = {'torch', 'transformers', 'sentence_transformers', 'faiss'}"
+        "\nimport sys\nheavy = {'torch', 'transformers', 'sentence_transformers'}"
         "\nprint(*sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

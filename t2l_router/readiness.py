@@ -1,7 +1,11 @@
 """Whether the server can answer yet, and if not, what it waits for."""
 
+import logging
+
 from t2l_router.errors import T2LError
 from t2l_router.router import Router
+
+logger = logging.getLogger(__name__)
 
 
 class NotReady(T2LError):
@@ -12,7 +16,7 @@ class Readiness:
     """
     Where the thread that loads hands the router over to the requests.
 
-    Each method is one assignment, so the two sides need no lock.
+    Each method makes one assignment, so the two sides need no lock.
     """
 
     def __init__(self) -> None:
@@ -50,6 +54,7 @@ class Readiness:
     def enter(self, phase: str) -> None:
         """Begin the next phase of loading."""
         self._phase = phase
+        logger.info("%s", phase)
 
     def finish(self, router: Router) -> None:
         """End loading: from now on requests are answered."""

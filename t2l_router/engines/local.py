@@ -35,7 +35,7 @@ class EngineLimits:
     slots: int = 16
     max_running: int = 8
     max_waiting: int = 64
-    max_tokens: int = 1_024
+    max_tokens: int = 512
     temperature: float = 0.2
 
 

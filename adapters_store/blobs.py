@@ -10,9 +10,10 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -232,8 +233,7 @@ class ObjectBlobs:
                     found.setdefault(name, []).append((file, info))
         for name, files in sorted(found.items()):
             size = sum(int(info["size"]) for _, info in files)
-            written = [info.get("LastModified") or info.get("created") for _, info in files]
-            newest = max((time_.timestamp() for time_ in written if time_), default=time.time())
+            newest = max(_written_at(info) for _, info in files)
             whole = WEIGHTS_FILE in {file for file, _ in files}
             yield Stray(name, size, max(0.0, time.time() - newest)), whole
 
@@ -307,6 +307,14 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _written_at(info: Mapping[str, Any]) -> float:
+    """Seconds since 1970, of which each filesystem has its own name and type."""
+    written = info.get("LastModified") or info.get("mtime") or info.get("created")
+    if isinstance(written, datetime):
+        return written.timestamp()
+    return float(written) if written else time.time()
 
 
 def _stray(path: Path, name: str) -> Stray:

@@ -179,10 +179,12 @@ class FaissIndex:
             _log.exception("the index of partition %d could not be built; it stays flat", number)
             part.builder = None
             return
+        built = _Partition(index, seqs, trained_on=len(seqs))
+        self._save(number, built)  # before it serves: nobody waits for the disk
         with part.lock:
-            part.index, part.seqs, part.trained_on = index, seqs, len(seqs)
+            part.index, part.seqs = built.index, built.seqs
+            part.trained_on, part.saved_seq = built.trained_on, built.saved_seq
             part.builder = None
-            self._save(number, part)
 
     # --- cache files: a header line of JSON, then FAISS's own format -------------------------
 

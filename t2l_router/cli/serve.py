@@ -9,6 +9,7 @@ import click
 import uvicorn
 
 from t2l_router.bootstrap import build_app
+from t2l_router.cli.loading import bars
 from t2l_router.cli.options import settings_options
 from t2l_router.config import Settings
 from t2l_router.errors import ConfigError
@@ -33,7 +34,7 @@ def command(settings: Settings) -> None:
         click.echo(f"Warning: there are no keys; everyone who reaches {host} may chat", err=True)
     readiness = Readiness()
     config = uvicorn.Config(
-        build_app(settings, readiness),
+        build_app(settings, readiness, progress=bars()),
         log_config=None,
         ws="none",
         timeout_graceful_shutdown=settings.drain_s,

@@ -151,6 +151,8 @@ class Worker:
     def _load_waiting(self) -> None:
         while self._loads:
             adapter, done = self._loads.popleft()
+            if not done.set_running_or_notify_cancel():
+                continue
             try:
                 if self._occupy(adapter) is not None:
                     self._table.release(adapter.adapter_id)
@@ -229,7 +231,8 @@ class Worker:
         for job in jobs:
             job.deliver(error)
         for done in loads:
-            done.set_exception(error)
+            if done.set_running_or_notify_cancel():
+                done.set_exception(error)
 
 
 def _reported(error: Exception) -> T2LError:

@@ -108,6 +108,20 @@ async def test_adapter_of_another_base_model(engine, spec):
     assert engine.health().resident == ()
 
 
+async def test_nobody_waits_for_the_adapter(engine, spec):
+    """An adapter whose requester has gone away does no harm to the engine."""
+    slow = asyncio.create_task(collect(engine, request(max_tokens=50, ignore_eos=True)))
+    await asyncio.sleep(0.02)
+    ensuring = asyncio.create_task(engine.ensure(tiny_adapter(spec, 1)))
+    await asyncio.sleep(0)
+
+    ensuring.cancel()
+    await asyncio.gather(ensuring, return_exceptions=True)
+
+    await slow
+    await collect(engine, request())
+
+
 async def test_adapter_without_tensors(engine):
     """An adapter that holds no tensors is refused."""
     ref = AdapterRef("t2l-00", EchoWeights("t2l-00", 0))

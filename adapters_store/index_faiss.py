@@ -226,6 +226,7 @@ class FaissIndex:
             # FAISS trusts what it reads: a damaged file must not get that far.
             _check_file(header, _digest(seqs, data), library=self._library, partition=number)
             part.index, part.seqs = faiss.deserialize_index(data), seqs
+            _tune(part.index)
             part.saved_seq, part.trained_on = part.last_seq, int(header["trained_on"])
         except FileNotFoundError:
             return
@@ -264,10 +265,16 @@ def build_ivf(vectors: NDArray[np.float32]) -> Any:
     inverted = faiss.extract_index_ivf(coarse)
     inverted.cp.niter = _TRAINING_ROUNDS
     inverted.cp.min_points_per_centroid = 1  # few rows a list lose no recall: measured
-    inverted.nprobe = min(lists, _LISTS_PROBED)
     index = faiss.IndexRefine(coarse, fine)
-    index.k_factor = _REFINED_PER_HIT
     sample = np.random.default_rng(0).permutation(count)[: _TRAINING_ROWS_PER_LIST * lists]
     index.train(vectors[np.sort(sample)])
     index.add(vectors)
+    _tune(index)
     return index
+
+
+def _tune(index: Any) -> None:
+    """Set how hard inverted lists search; a file keeps what was set when it was written."""
+    inverted = faiss.extract_index_ivf(faiss.downcast_index(index.base_index))
+    inverted.nprobe = min(inverted.nlist, _LISTS_PROBED)
+    index.k_factor = _REFINED_PER_HIT

@@ -15,7 +15,7 @@ from adapters_store.partitions import check_embedding, find_partitions, require_
 from adapters_store.records import SERVED_STATES, Hit
 from adapters_store.schema import adapters, descriptions, embeddings
 
-_CANDIDATES_PER_HIT = 6
+_CANDIDATES_PER_HIT = 8
 _SQL_PARAMETERS = 10_000  # well below both databases' limits
 
 _CANDIDATES = (
@@ -31,8 +31,10 @@ _CANDIDATES = (
     .join(adapters, adapters.c.pk == descriptions.c.adapter_pk)
     .where(
         embeddings.c.seq.in_(bindparam("seqs", expanding=True)),
-        adapters.c.tenant.in_(bindparam("tenants", expanding=True)),
-        adapters.c.state.in_(SERVED_STATES),
+        # Expressions, not columns: no index fits them, so that the database begins with the few
+        # embeddings instead of with all adapters of a tenant (600 ms at 100,000 adapters).
+        (adapters.c.tenant + "").in_(bindparam("tenants", expanding=True)),
+        (adapters.c.state + "").in_(SERVED_STATES),
     )
 )
 

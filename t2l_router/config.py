@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -58,6 +58,16 @@ class Settings(BaseSettings):
     )
     cache_dir: Directory = Field(
         default_factory=lambda: user_cache_path("t2l"), description="Holds converted models."
+    )
+    library_database: SecretStr | None = Field(
+        None,
+        description="SQLAlchemy URL of the library's database; by default SQLite in `data_dir`.",
+    )
+    library_blobs: str | None = Field(
+        None, description="fsspec URL of the adapters' weights; by default below `data_dir`."
+    )
+    library_index: Literal["faiss", "exact", "pgvector"] = Field(
+        "faiss", description="How the library searches; pgvector needs PostgreSQL."
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")

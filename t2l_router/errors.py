@@ -1,5 +1,5 @@
 """
-Everything that can go wrong, as one tree; ``server`` and ``cli`` each translate it once, at the edge.
+Everything that can go wrong, as one tree; `server` and `cli` translate it, each once, at the edge.
 
 * T2LError
   x ConfigError                 a setting is missing or wrong; start-up only

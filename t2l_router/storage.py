@@ -3,6 +3,7 @@
 import getpass
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapters_store import AdapterFiles, AdapterStore, StoreConfig
@@ -16,8 +17,16 @@ if TYPE_CHECKING:
 
 
 def library_config(settings: Settings, *, actor: str) -> StoreConfig:
-    """Where the library lies: embedded below the data directory."""
-    return StoreConfig.in_directory(settings.data_dir / "library", actor=actor)
+    """Where the library lies: embedded below the data directory, unless settings say otherwise."""
+    embedded = StoreConfig.in_directory(
+        settings.data_dir / "library", index=settings.library_index, actor=actor
+    )
+    database = settings.library_database
+    return replace(
+        embedded,
+        database_url=database.get_secret_value() if database else embedded.database_url,
+        blobs_url=settings.library_blobs or embedded.blobs_url,
+    )
 
 
 def open_library(settings: Settings, *, actor: str) -> AdapterStore:

@@ -134,7 +134,7 @@ def test_load_refuses_missing_and_torn_files(tmp_path) -> None:
     tensors = load_file(file)
     tensors.pop("base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight")
     save_file(tensors, file)
-    with pytest.raises(InvalidAdapter, match="v_proj.lora_B.weight' is missing"):
+    with pytest.raises(InvalidAdapter, match=r"v_proj.lora_B.weight' is missing"):
         LoraWeights.load_peft(tmp_path / "a", spec())
 
     file.write_bytes(file.read_bytes()[:-10])

@@ -15,6 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,7 +32,6 @@ from training import opposites
 from training.base import find_model, load_frozen
 from training.corpus import load_tasks
 from training.reuse_cases import Case, Described, Encoder, divide, find_cases
-from training.reuse_curve import least_n
 from training.reuse_losses import (
     OTHER_TASK,
     PARAPHRASE,
@@ -42,10 +42,40 @@ from training.reuse_losses import (
     farthest_harmless,
 )
 from training.reuse_outcome import Outcome, evaluate
-from training.reuse_report import Row, document, grid_table, plot, table
+from training.reuse_report import Row, document, grid_table, plot, refusal, table
 
 SIZES = (1, 10)  # aliases of each task in the library
 _FARTHEST = 0.7  # delta-W distance at which losses are still measured
+
+
+@dataclass(frozen=True)  # no slots: the defaults are read from the class
+class Options:
+    """
+    What to measure.
+
+    Args:
+        corpus: Folder with ``tasks.jsonl``.
+        splits: Tasks to choose thresholds on, and to check them on.
+        report_splits: Tasks that only report.
+        checkpoint: The hypernetwork.
+        encoder: Its name; empty for the checkpoint's.
+        queries: Of each task and style.
+        target: Largest bound of the wrong-reuse rate, 0 to 1.
+        loss_tasks: On how many tasks losses are measured.
+        max_distance: Delta-W distance up to which adapters are harmless; None measures it.
+        seed: Divides each task's descriptions.
+    """
+
+    corpus: Path
+    splits: tuple[str, ...] = ("train", "train_aux", "validation")
+    report_splits: tuple[str, ...] = ("heldout_seen_family", "heldout_unseen_family")
+    checkpoint: str = checkpoint.DEFAULT
+    encoder: str = ""
+    queries: int = 2
+    target: float = 0.02
+    loss_tasks: int = 80
+    max_distance: float | None = None
+    seed: int = 0
 
 
 def guard_rates(described: Sequence[Described]) -> Row:
@@ -122,45 +152,25 @@ def measure_losses(
     return compare(meter, rivals(), examples=5)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m training.calibrate",
-        description="Measure from where on held adapters may be reused.",
-    )
-    parser.add_argument("--corpus", type=Path, required=True, help="folder with tasks.jsonl")
-    parser.add_argument("--splits", default="train,train_aux,validation")
-    parser.add_argument("--report-splits", default="heldout_seen_family,heldout_unseen_family")
-    parser.add_argument("--checkpoint", default=checkpoint.DEFAULT)
-    parser.add_argument("--encoder", default="", help="name; default: the checkpoint's")
-    parser.add_argument("--queries", type=int, default=2, help="of each task and style")
-    parser.add_argument("--target", type=float, default=0.02, help="largest bound of wrong reuse")
-    parser.add_argument("--loss-tasks", type=int, default=80, help="on which losses are measured")
-    parser.add_argument("--max-distance", type=float, help="skips the losses")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the results here")
-    parser.add_argument("--plot", type=Path, help="write the curve here, PNG")
-    args = parser.parse_args(argv)
-    args.argv = list(argv if argv is not None else sys.argv[1:])
-    return args
-
-
-def calibrate(args: argparse.Namespace) -> tuple[Outcome, Row]:
+def calibrate(options: Options) -> tuple[Outcome, Row]:
     """
-    Run the measurement; see ``--help``.
+    Run the whole measurement.
+
+    Returns:
+        The outcome, and the JSON document about it.
 
     Raises:
         ConfigError: The corpus has too little, or the losses show no harmless distance.
     """
     began = time.monotonic()
-    hypernet = checkpoint.from_pretrained(args.checkpoint)
-    generator = AdapterGenerator.load(args.checkpoint, base=hypernet.config.lora)
+    hypernet = checkpoint.from_pretrained(options.checkpoint)
+    generator = AdapterGenerator.load(options.checkpoint, base=hypernet.config.lora)
     encoder_model = models.pull(
-        args.encoder or hypernet.config.encoder, cache_dir=Settings().cache_dir
+        options.encoder or hypernet.config.encoder, cache_dir=Settings().cache_dir
     )
     encoder = TaskEncoder.load(encoder_model)
-    report = args.report_splits.split(",") if args.report_splits else []
-    tasks = load_tasks(args.corpus, [*args.splits.split(","), *report])
-    described = divide(tasks, aliases=max(SIZES), queries=args.queries, seed=args.seed)
+    tasks = load_tasks(options.corpus, [*options.splits, *options.report_splits])
+    described = divide(tasks, aliases=max(SIZES), queries=options.queries, seed=options.seed)
     cases = find_cases(
         described,
         (*opposites.TUNING, *opposites.CHECKING),
@@ -168,48 +178,89 @@ def calibrate(args: argparse.Namespace) -> tuple[Outcome, Row]:
         generate=generator.generate,
         n_aliases=SIZES,
     )
-    libraries = {n: divide_cases(found, described, report) for n, found in cases.items()}
-    comparisons: list[Comparison] = []
-    max_distance = args.max_distance
+    libraries = {
+        n: divide_cases(found, described, options.report_splits) for n, found in cases.items()
+    }
+    max_distance, comparisons = options.max_distance, list[Comparison]()
     if max_distance is None:
         comparisons = measure_losses(
             libraries[max(SIZES)]["choose"],
             described,
             encoder=encoder,
             generator=generator,
-            n_tasks=args.loss_tasks,
+            n_tasks=options.loss_tasks,
         )
-        max_distance = farthest_harmless(comparisons)
-    if max_distance is None:
-        raise ConfigError(
-            f"{len(comparisons)} comparisons show no distance up to which another task's adapter "
-            "is harmless; raise --loss-tasks, or give --max-distance"
-        )
-    outcome = evaluate(libraries, max_distance=max_distance, target=args.target)
-    named = dataclasses.replace(
+        max_distance = _harmless(comparisons)
+    outcome = evaluate(libraries, max_distance=max_distance, target=options.target)
+    thresholds = dataclasses.replace(
         outcome.thresholds, encoder=encoder.fingerprint, hypernet_id=generator.hypernet_id
     )
-    outcome = dataclasses.replace(outcome, thresholds=named)
+    outcome = dataclasses.replace(outcome, thresholds=thresholds)
     facts: Row = {
         "device": "cpu",
         "torch": torch.__version__,
         "encoder": encoder_model.name,
         "base_model": generator.spec.base_model,
         "n_tasks": len(described),
-        "splits": args.splits,
-        "report_splits": args.report_splits,
-        "seed": args.seed,
+        "options": dataclasses.asdict(options) | {"corpus": options.corpus.name},
     }
     return outcome, document(
-        args, outcome, comparisons, guard=guard_rates(described), facts=facts, began=began
+        outcome,
+        comparisons,
+        target=options.target,
+        guard=guard_rates(described),
+        facts=facts,
+        began=began,
     )
+
+
+def _harmless(comparisons: Sequence[Comparison]) -> float:
+    distance = farthest_harmless(comparisons)
+    if distance is None:
+        raise ConfigError(
+            f"{len(comparisons)} comparisons show no distance up to which another task's adapter "
+            "is harmless; measure losses on more tasks, or give the distance"
+        )
+    return distance
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.calibrate",
+        description="Measure from where on held adapters may be reused.",
+    )
+    parser.add_argument("--corpus", type=Path, required=True, help="folder with tasks.jsonl")
+    parser.add_argument("--splits", default=",".join(Options.splits))
+    parser.add_argument("--report-splits", default=",".join(Options.report_splits))
+    parser.add_argument("--checkpoint", default=Options.checkpoint)
+    parser.add_argument("--encoder", default="", help="name; default: the checkpoint's")
+    parser.add_argument("--queries", type=int, default=Options.queries, help="of a task and style")
+    parser.add_argument("--target", type=float, default=Options.target, help="bound of wrong reuse")
+    parser.add_argument("--loss-tasks", type=int, default=Options.loss_tasks)
+    parser.add_argument("--max-distance", type=float, help="given, no losses are measured")
+    parser.add_argument("--seed", type=int, default=Options.seed)
+    parser.add_argument("--json", type=Path, help="write the results here")
+    parser.add_argument("--plot", type=Path, help="write the curve here, PNG")
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = _parse(argv)
+    options = Options(
+        args.corpus,
+        splits=tuple(args.splits.split(",")),
+        report_splits=tuple(args.report_splits.split(",")) if args.report_splits else (),
+        checkpoint=args.checkpoint,
+        encoder=args.encoder,
+        queries=args.queries,
+        target=args.target,
+        loss_tasks=args.loss_tasks,
+        max_distance=args.max_distance,
+        seed=args.seed,
+    )
     try:
-        outcome, results = calibrate(args)
+        outcome, results = calibrate(options)
     except T2LError as error:
         sys.exit(f"training.calibrate: {error}")
     console = Console()
@@ -217,14 +268,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(table(outcome))
     console.print(outcome.thresholds)
     if math.isinf(outcome.thresholds.score):
-        console.print(
-            f"No score and margin keep wrong reuse within {args.target:.1%}: it takes at least "
-            f"{least_n(args.target)} clean reuses. Adapters are reused after a comparison only."
-        )
+        console.print(refusal(options.target))
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
     if args.plot:
-        plot(outcome, args.plot, target=args.target)
+        plot(outcome, args.plot, target=options.target)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import track
 
 from t2l_router.errors import ConfigError
@@ -162,7 +163,9 @@ def find_cases(
     by_row: dict[int, list[Query]] = {row: [] for row in asked}
     for query in queries:
         by_row[query.row].append(query)
-    for start in track(range(0, len(asked), _BATCH), "Comparing adapters"):
+    for start in track(
+        range(0, len(asked), _BATCH), "Comparing adapters", console=Console(stderr=True)
+    ):
         batch = asked[start : start + _BATCH]
         for row, new in zip(batch, generate(embeddings[batch]), strict=True):
             distance = cache(lambda entry, new=new: new.delta_distance(held[entry]))
@@ -234,10 +237,16 @@ def _search(
 
 def _embed(encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
     step = 256
-    starts = track(range(0, len(texts), step), "Embedding descriptions")
+    starts = track(
+        range(0, len(texts), step), "Embedding descriptions", console=Console(stderr=True)
+    )
     return np.concatenate([encoder.embed(texts[at : at + step]) for at in starts])
 
 
 def _generate(generate: Generate, embeddings: NDArray[np.float32]) -> list[LoraWeights]:
-    starts = track(range(0, len(embeddings), _BATCH), "Writing the library's adapters")
+    starts = track(
+        range(0, len(embeddings), _BATCH),
+        "Writing the library's adapters",
+        console=Console(stderr=True),
+    )
     return [weights for at in starts for weights in generate(embeddings[at : at + _BATCH])]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -129,7 +130,7 @@ class Rivals:
 def compare(meter: LossMeter, rivals: Iterable[Rivals], *, examples: int) -> list[Comparison]:
     """Measure what each held adapter costs against the fresh one."""
     done = []
-    for rival in track(rivals, "Measuring losses"):
+    for rival in track(rivals, "Measuring losses", console=Console(stderr=True)):
         sample = meter.sample(rival.task, examples)
         if not sample:
             continue

@@ -1,9 +1,7 @@
 """What a calibration found, for machines and for people."""
 
-import argparse
 import dataclasses
 import math
-import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -17,16 +15,15 @@ from t2l_router.policy import Thresholds
 from training.reuse_curve import Rates, least_n
 from training.reuse_losses import OTHER_TASK, PARAPHRASE, Comparison, noise
 from training.reuse_outcome import COSINE, Outcome
-from training.reuse_plot import draw
 
 Row = dict[str, object]
 
 
 def document(
-    args: argparse.Namespace,
     outcome: Outcome,
     comparisons: Sequence[Comparison],
     *,
+    target: float,
     guard: Row,
     facts: Row,
     began: float,
@@ -41,13 +38,12 @@ def document(
     ).stdout.strip()
     return {
         "run": {
-            "command": "python -m training.calibrate --corpus DIR "
-            + shlex.join(a for a in args.argv if a not in ("--corpus", str(args.corpus))),
+            "command": "python -m training.calibrate",
             "commit": commit,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - began, 1),
         },
-        "setup": facts | {"target": args.target, "least_n": least_n(args.target)},
+        "setup": facts | {"target": target, "least_n": least_n(target)},
         "thresholds": {
             key: _finite(value) for key, value in dataclasses.asdict(outcome.thresholds).items()
         },
@@ -68,6 +64,15 @@ def document(
     }
 
 
+def refusal(target: float) -> str:
+    """Say that the data carry no bound."""
+    return (
+        f"No score and margin keep the bound of wrong reuse within {target:.1%} (it takes at least "
+        f"{least_n(target)} reuses, all of them right): adapters are reused for equal texts and "
+        "after a comparison only."
+    )
+
+
 def coarse(points: Sequence[tuple[Thresholds, Rates]]) -> list[tuple[Thresholds, Rates]]:
     """Keep the points whose score and margin are whole tenths: enough to read."""
     return [
@@ -80,12 +85,12 @@ def coarse(points: Sequence[tuple[Thresholds, Rates]]) -> list[tuple[Thresholds,
 
 def grid_table(outcome: Outcome) -> Table:
     """Show what each score and margin does, without comparing adapters."""
-    rows = Table("ALIASES", "SCORE", "MARGIN", "REUSED", "WRONG", "BOUND", "N", box=None)
+    shown = Table("ALIASES", "SCORE", "MARGIN", "REUSED", "WRONG", "BOUND", "N", box=None)
     for n, curves in outcome.curves.items():
         for t, found in coarse(curves["score, margin, guard"]):
             if found.n:
-                rows.add_row(str(n), f"{t.score:.1f}", f"{t.margin:.1f}", *_shares(found))
-    return rows
+                shown.add_row(str(n), f"{t.score:.1f}", f"{t.margin:.1f}", *_shares(found))
+    return shown
 
 
 def _shares(found: Rates) -> tuple[str, ...]:
@@ -126,18 +131,39 @@ def _losses(comparisons: Sequence[Comparison]) -> Row:
     return rows
 
 
+def rows(outcome: Outcome) -> list[Row]:
+    """List what the rules do to tasks they weren't chosen on."""
+    return [
+        {
+            "aliases": n,
+            "tasks": part,
+            "rule": name,
+            "reused": found.hit_rate,
+            "wrong": found.wrong_rate,
+            "bound": found.bound,
+            "n": found.n,
+        }
+        for n, parts in outcome.rates.items()
+        for part in ("check", "heldout")
+        for name, found in parts[part].items()
+    ]
+
+
 def table(outcome: Outcome) -> Table:
-    """Show what the rules do to tasks they weren't chosen on."""
-    rows = Table("ALIASES", "TASKS", "RULE", "REUSED", "WRONG", "BOUND", "N", box=None)
+    """Show `rows`."""
+    shown = Table("ALIASES", "TASKS", "RULE", "REUSED", "WRONG", "BOUND", "N", box=None)
     for n, parts in outcome.rates.items():
         for part in ("check", "heldout"):
             for name, found in parts[part].items():
-                rows.add_row(str(n), part, name, *_shares(found))
-    return rows
+                shown.add_row(str(n), part, name, *_shares(found))
+    return shown
 
 
 def plot(outcome: Outcome, path: Path, *, target: float) -> None:
     """Draw every rule of every library into one PNG."""
+    # Lazy: matplotlib comes with t2l[train] only.
+    from training.reuse_plot import draw  # noqa: PLC0415
+
     curves = {
         f"{name}, {n} aliases": [found for _, found in points]
         for n, found in outcome.curves.items()

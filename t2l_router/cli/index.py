@@ -1,6 +1,8 @@
 """``t2l index``: the vector index over task descriptions."""
 
 import dataclasses
+import math
+from pathlib import Path
 
 import click
 
@@ -16,7 +18,7 @@ from t2l_router.storage import load_encoder, open_library, operator
 
 @click.group()
 def command() -> None:
-    """See and rebuild the vector index; move it to another encoder."""
+    """See and rebuild the vector index; calibrate reuse; move to another encoder."""
 
 
 @command.command()
@@ -56,6 +58,68 @@ def migrate() -> None:
 
     Every description is embedded anew; the old encoder serves until all are.
     """
+
+
+@command.command()
+@click.option(
+    "--corpus",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with tasks.jsonl: tasks, each with many descriptions and examples.",
+)
+@click.option("--target", default=0.02, show_default=True, type=click.FloatRange(0.001, 0.5))
+@click.option("--loss-tasks", default=80, show_default=True, type=click.IntRange(20))
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw a PNG.")
+@settings_options("encoder", "hypernet")
+@output_option
+def calibrate(
+    *,
+    corpus: Path,
+    target: float,
+    loss_tasks: int,
+    plot: Path | None,
+    settings: Settings,
+    out: Output,
+) -> None:
+    """
+    Measure from where on adapters may be reused; takes minutes.
+
+    --target is the largest 95 % bound of the share of wrong reuses. --format json prints all.
+    """
+    # Lazy: only this command needs the training code.
+    from training import calibrate as calibration  # noqa: PLC0415
+    from training import reuse_report  # noqa: PLC0415
+
+    outcome, document = calibration.calibrate(
+        calibration.Options(
+            corpus,
+            checkpoint=settings.hypernet,
+            encoder=settings.encoder or "",
+            target=target,
+            loss_tasks=loss_tasks,
+        )
+    )
+    if plot:
+        reuse_report.plot(outcome, plot, target=target)
+    if out.style == "json":
+        out.json(document)
+        return
+    out.table(
+        reuse_report.rows(outcome),
+        [
+            Column("aliases", "aliases", right=True),
+            Column("tasks", "tasks"),
+            Column("rule", "rule"),
+            *(
+                Column(name, name, lambda value: f"{value:.2%}", right=True)
+                for name in ("reused", "wrong", "bound")
+            ),
+            Column("n", "n", right=True),
+        ],
+    )
+    out.record(dataclasses.asdict(outcome.thresholds))
+    if math.isinf(outcome.thresholds.score):
+        out.warn(reuse_report.refusal(target))
 
 
 _encoder_options = settings_options("data_dir", "encoder", "device")

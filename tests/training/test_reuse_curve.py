@@ -60,7 +60,8 @@ def test_rates_count_each_situation() -> None:
     found = reuse_curve.rates(cases, reuse_curve.plain(0.8), max_distance=0.5)
 
     assert found.hit_rate == pytest.approx(3 / 4)
-    assert (found.n, found.wrong, found.n_present, found.n_tasks) == (5, 2, 4, 5)
+    assert (found.n, found.wrong, found.n_present, found.n_tasks) == (5, 2, 4, 4)
+    assert found.wrong_opposites == 1
     assert found.wrong_rate == pytest.approx(2 / 5)
 
 

@@ -20,8 +20,9 @@ install: .venv/installed  ## Make .venv with everything, serve nothing
 serve: install  ## Pull the default models if need be, and serve on HOST:PORT
 	$(BIN)/t2l serve --host $(HOST) --port $(PORT)
 
+# One thread: the models of most tests are tiny, and spinning threads cost more than they give.
 test: install  ## Run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 check: install  ## The gate: format, lint, types, imports, tests
 	$(BIN)/ruff format --check .

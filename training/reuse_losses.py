@@ -147,23 +147,28 @@ def noise(comparisons: Sequence[Comparison]) -> float:
     return float(np.quantile([c.excess for c in comparisons if c.kind == PARAPHRASE], 0.95))
 
 
-def farthest_harmless(comparisons: Sequence[Comparison]) -> float | None:
+def farthest_harmless(comparisons: Sequence[Comparison]) -> float:
     """
-    Find the distance up to which another task's adapter does no worse than a paraphrase's.
+    Find the delta-W distance up to which another task's adapter will do.
 
     Semantics:
-        The largest d, in steps of 0.05, such that of the other tasks' adapters within d at most
-        10 % exceed `noise`; of those made from paraphrases, 5 % do.
+        The largest d, in steps of 0.05, such that the losses of the other tasks' adapters within d
+        differ from the new adapters' by no more, on average, than the losses of two adapters
+        made from paraphrases differ.
 
     Returns:
-        None if fewer than `LEAST_PAIRS` pairs lie within any such distance.
+        0 if there is no such distance with at least `LEAST_PAIRS` pairs within it.
     """
-    limit = noise(comparisons)
-    others = [c for c in comparisons if c.kind == OTHER_TASK]
+    allowed = mean_difference(comparisons, PARAPHRASE)
     for step in range(40, 0, -1):
-        within = [c.excess > limit for c in others if c.distance <= step / 20]
-        if len(within) < LEAST_PAIRS:
-            return None
-        if sum(within) <= 0.1 * len(within):
+        within = [c for c in comparisons if c.distance <= step / 20]
+        if sum(c.kind == OTHER_TASK for c in within) < LEAST_PAIRS:
+            break
+        if mean_difference(within, OTHER_TASK) <= allowed:
             return step / 20
-    return None
+    return 0.0
+
+
+def mean_difference(comparisons: Sequence[Comparison], kind: str) -> float:
+    """Give the mean absolute difference of two adapters' losses, nats a token."""
+    return float(np.mean([abs(c.excess) for c in comparisons if c.kind == kind]))

@@ -49,6 +49,7 @@ def document(
         },
         "cosine": _finite(outcome.cosine),
         "losses": _losses(comparisons) if comparisons else {},
+        "comparisons": [dataclasses.asdict(each) for each in comparisons],
         "guard": guard,
         "metrics": {
             str(n): {part: {k: _row(r) for k, r in rules.items()} for part, rules in parts.items()}
@@ -126,6 +127,7 @@ def _losses(comparisons: Sequence[Comparison]) -> Row:
                 rows[f"{kind}, distance {low:.1f} to {high:.1f}"] = {
                     "n": len(excess),
                     "mean_excess": round(float(np.mean(excess)), 4),
+                    "mean_difference": round(float(np.mean(np.abs(excess))), 4),
                     "above_noise": sum(each > limit for each in excess),
                 }
     return rows

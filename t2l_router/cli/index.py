@@ -68,7 +68,7 @@ def migrate() -> None:
     help="Folder with tasks.jsonl: tasks, each with many descriptions and examples.",
 )
 @click.option("--target", default=0.02, show_default=True, type=click.FloatRange(0.001, 0.5))
-@click.option("--loss-tasks", default=80, show_default=True, type=click.IntRange(20))
+@click.option("--loss-tasks", default=50, show_default=True, type=click.IntRange(20))
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw a PNG.")
 @settings_options("encoder", "hypernet")
 @output_option

@@ -51,7 +51,7 @@ MEASURED = (
         score=math.inf,
         margin=math.inf,
         verify_score=0.38,
-        max_distance=0.5,
+        max_distance=0.4,
         encoder="9b6430f9ceff49cbdebcce36f0f1886d5e8df02c9ee86c5ade54d8d9f62fb982",
         hypernet_id="d47ebabe0bac9a36",
     ),

@@ -1,8 +1,10 @@
 import dataclasses
+import json
 import math
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -153,6 +155,19 @@ def test_thresholds_belong_to_encoder_and_hypernetwork() -> None:
     assert policy.thresholds_for(known.encoder, known.hypernet_id) is known
     assert policy.thresholds_for("other", known.hypernet_id) is policy.UNCALIBRATED
     assert policy.thresholds_for(known.encoder, "other") is policy.UNCALIBRATED
+
+
+def test_thresholds_are_the_published_ones() -> None:
+    """What is in the code is what the benchmark's result says."""
+    results = Path(__file__).parents[1] / "bench" / "results" / "calibrate--cpu.json"
+    published = json.loads(results.read_text())["thresholds"]
+    (known,) = policy.MEASURED
+
+    stated = {
+        key: None if value == math.inf else value
+        for key, value in dataclasses.asdict(known).items()
+    }
+    assert stated == published
 
 
 @given(HITS, LIMITS, st.tuples(RAISES, RAISES, RAISES), st.booleans())

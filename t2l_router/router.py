@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -133,6 +133,7 @@ class Router:
         generator: Writes adapters.
         library: Holds them.
         limits: Bounds on generation.
+        enter_thread: Called once in the thread that runs encoder and generator, before they do.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Router:
         generator: Generator,
         library: MemoryLibrary,
         limits: Limits,
+        enter_thread: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self._engine = engine
@@ -151,8 +153,8 @@ class Router:
         self._generator = generator
         self._library = library
         self._limits = limits
-        # One thread: generation is a few milliseconds of all cores, side by side would be slower.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="t2l-generate")
+        # One thread, because generations side by side would only make each of them slower.
+        self._thread = ThreadPoolExecutor(1, "t2l-generate", initializer=enter_thread)
         self._flights: dict[tuple[str, str], asyncio.Task[tuple[AdapterRef, dict[str, float]]]] = {}
 
     async def chat(self, request: ChatRequest, caller: Caller) -> Answer:

@@ -148,7 +148,6 @@ def build_router(
         generator=writing.generator,
         library=library,
         limits=limits,
-        enter_thread=_one_core,
     )
 
 
@@ -222,22 +221,3 @@ def torch_device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch sees no CUDA device; use auto or cpu")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _one_core() -> None:
-    """
-    Keep this thread's torch operations on one core.
-
-    The engine decodes on all cores at the same time, and threads that share cores wait for each
-    other at every operation: with another process on one of two cores, generation was measured at
-    12 ms on one thread and 450 ms on two.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _dtype(wanted: str) -> "torch.dtype":
-    import torch
-
-    return torch.float32 if wanted == "float32" else torch.bfloat16

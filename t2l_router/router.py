@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -133,7 +133,6 @@ class Router:
         generator: Writes adapters.
         library: Holds them.
         limits: Bounds on generation.
-        enter_thread: Called once in the thread that runs encoder and generator, before they do.
     """
 
     def __init__(
@@ -145,7 +144,6 @@ class Router:
         generator: Generator,
         library: MemoryLibrary,
         limits: Limits,
-        enter_thread: Callable[[], None] | None = None,
     ) -> None:
         self.model = model
         self._engine = engine
@@ -154,7 +152,7 @@ class Router:
         self._library = library
         self._limits = limits
         # One thread, because generations side by side would only make each of them slower.
-        self._thread = ThreadPoolExecutor(1, "t2l-generate", initializer=enter_thread)
+        self._thread = ThreadPoolExecutor(1, "t2l-generate")
         self._flights: dict[tuple[str, str], asyncio.Task[tuple[AdapterRef, dict[str, float]]]] = {}
 
     async def chat(self, request: ChatRequest, caller: Caller) -> Answer:

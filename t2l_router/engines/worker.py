@@ -9,8 +9,6 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-import torch
-
 from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
 from t2l_router.engines.decoding import Decoder, Prompt
 from t2l_router.engines.residency import SlotTable
@@ -77,7 +75,6 @@ class Worker:
         self._closing = False
         self._table = SlotTable(bank.n_slots)
         self._running: list[_Running] = []
-        self._n_cores = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="t2l-engine", daemon=True)
         self._thread.start()
 
@@ -136,8 +133,6 @@ class Worker:
         self._thread.join()
 
     def _run(self) -> None:
-        # Each thread has its own number, but a new one starts with what another set last.
-        torch.set_num_threads(self._n_cores)
         try:
             while self._wait_for_work():
                 self._load_waiting()

@@ -279,24 +279,3 @@ async def test_closing():
 
     with pytest.raises(RuntimeError):
         subject._thread.submit(print)
-
-
-async def test_generation_thread_is_prepared_once():
-    """What prepares the generating thread runs in it, before the first generation."""
-    generator = CountingGenerator()
-    entered = []
-    subject = Router(
-        model=ServedModel("org/base", "f" * 64),
-        engine=EchoEngine(),
-        encoder=EchoEncoder(),
-        generator=generator,
-        library=MemoryLibrary(1 << 20),
-        limits=Limits(),
-        enter_thread=lambda: entered.append(threading.current_thread()),
-    )
-
-    await decide(subject, t2l_description="one")
-    await decide(subject, t2l_description="two")
-
-    assert set(entered) == generator.threads
-    assert len(entered) == 1

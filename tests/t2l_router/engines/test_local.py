@@ -234,14 +234,3 @@ async def test_default_limit_and_temperature(tiny_base):
     assert last.usage.completion_tokens == 3
     assert one == two
     await engine.close()
-
-
-def test_engine_keeps_its_cores(tiny_base, monkeypatch):
-    """The engine's thread computes on all cores, whatever another thread limits itself to."""
-    before, seen = torch.get_num_threads(), []
-    monkeypatch.setattr(torch, "set_num_threads", seen.append)
-
-    engine, _ = tiny_engine(tiny_base)
-    asyncio.run(engine.close())
-
-    assert seen == [before]

@@ -221,3 +221,9 @@ def torch_device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is cuda, but torch sees no CUDA device; use auto or cpu")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _dtype(wanted: str) -> "torch.dtype":
+    import torch
+
+    return torch.float32 if wanted == "float32" else torch.bfloat16

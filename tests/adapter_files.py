@@ -59,3 +59,8 @@ def make_task(seed=0, text=None, **fields):
     """A task description with the embedding of the same seed."""
     text = text or f"Answer question number {seed}"
     return Task(text, make_embedding(seed), ENCODER, **fields)
+
+
+def add(store, seed=0, *, tenant="acme", text=None):
+    """Put the adapter of a seed into a library."""
+    return store.add(make_files(seed), tenant=tenant, base=BASE, task=make_task(seed, text))

@@ -31,7 +31,8 @@ from t2l_router.guard import contradictions
 from training import opposites
 from training.base import find_model, load_frozen
 from training.corpus import load_tasks
-from training.reuse_cases import Case, Described, Encoder, divide, find_cases
+from training.embeddings import Encoder
+from training.reuse_cases import Case, Described, divide, find_cases
 from training.reuse_losses import (
     OTHER_TASK,
     PARAPHRASE,

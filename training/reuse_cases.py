@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +16,11 @@ from t2l_router.errors import ConfigError
 from t2l_router.guard import contradictions
 from t2l_router.lora import LoraWeights
 from training.corpus import Task
+from training.embeddings import Encoder
 
 Situation = Literal["present", "absent", "opposite"]
 Generate = Callable[[NDArray[np.float32]], list[LoraWeights]]
 _BATCH = 32
-
-
-class Encoder(Protocol):
-    """Maps texts to task embeddings."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Give ``[N, D]`` float32 rows of unit L2 norm."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

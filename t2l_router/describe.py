@@ -10,7 +10,7 @@ from t2l_router.wire import ChatRequest
 
 MAX_CHARS = 4_000
 HEADER = "X-T2L-Description"
-Source = Literal["body", "header"]
+Source = Literal["body", "header", "system", "inferred"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class TaskDescription:
 
     Args:
         text: Validated and normalised; equal texts are the same task.
-        source: Which part of the request said so.
+        source: Which part of the request said so, or that it was inferred.
     """
 
     text: str

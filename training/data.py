@@ -218,4 +218,6 @@ def _groups(
     chosen = np.flatnonzero(kinds == kind)
     order = chosen[np.argsort(tasks[chosen], kind="stable")]
     ids, first = np.unique(tasks[order], return_index=True)
+    if not len(ids):
+        return {}
     return dict(zip(ids.tolist(), np.split(order, first[1:]), strict=True))

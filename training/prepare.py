@@ -164,15 +164,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--descriptions", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=384)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--any-licence", action="store_true", help="for weights that never leave this machine"
+    )
     args = parser.parse_args(argv)
     tasks = load_tasks(args.corpus, args.splits.split(","))
-    shippable = [task for task in tasks if task.licence_class in SHIPPABLE]
+    kept = [task for task in tasks if args.any_licence or task.licence_class in SHIPPABLE]
     cache = Settings().cache_dir
     base = models.pull(args.base, cache_dir=cache)
     encoder_model = models.pull(args.encoder, cache_dir=cache)
     encoder = TaskEncoder.load(encoder_model)
     pack = build(
-        shippable,
+        kept,
         AutoTokenizer.from_pretrained(base.path, local_files_only=True),
         encoder,
         facts={
@@ -192,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{args.out}: {len(pack.facts['tasks'])} tasks, {len(pack.answers):,} examples, "
         f"{len(pack.tokens):,} tokens, {len(pack.embeddings):,} descriptions; "
-        f"{len(tasks) - len(shippable)} tasks left out for their licence"
+        f"{len(tasks) - len(kept)} tasks left out for their licence"
     )
 
 

@@ -1,9 +1,10 @@
 """
-Train a hypernetwork (or the multi-task baseline) through a frozen base model.
+Train a hypernetwork, the multi-task baseline or oracle LoRAs through a frozen base model.
 
     python -m training.sft --pack runs/pack.safetensors --base DIR --out runs/first --steps 2000
 
-Writes OUT/checkpoint (hub layout; an adapter directory for the baseline), OUT/metrics.json and
+Writes OUT/checkpoint (hub layout; an adapter directory for the multi-task baseline, one file
+OUT/oracles.safetensors for the oracle LoRAs of all tasks), OUT/metrics.json and
 OUT/state.safetensors; the same command again goes on where a killed run stopped.
 """
 
@@ -27,6 +28,7 @@ from t2l_router.lora import LoraSpec
 from training.base import AdaptedBase, find_model, load_frozen
 from training.baselines import SharedAdapter
 from training.data import Pack
+from training.oracles import OracleTrainer, TaskAdapters, one_hot
 from training.trainer import Recipe, Trainer
 
 SAVE_EVERY_S = 120
@@ -36,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = _parse(argv)
     pack = Pack.load(args.pack)
+    if args.embeddings == "one-hot" or args.system == "oracles":
+        if args.validation:
+            sys.exit("training.sft: one-hot embeddings know no other tasks; drop --validation")
+        pack = one_hot(pack)
     validation = Pack.load(args.validation) if args.validation else None
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.compile:
         for layer in model.get_decoder().layers:
             layer.compile()
-    trainer = Trainer(base, source, pack, recipe, validation=validation)
+    kind = OracleTrainer if args.system == "oracles" else Trainer
+    trainer = kind(base, source, pack, recipe, validation=validation)
     args.out.mkdir(parents=True, exist_ok=True)
     state = args.out / "state.safetensors"
     if state.exists():
@@ -75,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _source(args: argparse.Namespace, spec: LoraSpec, pack: Pack) -> nn.Module:
     if args.system == "multi-task":
         return SharedAdapter(spec)
+    if args.system == "oracles":
+        return TaskAdapters(spec, len(pack.facts["tasks"]))
     return Hypernet(
         HypernetConfig(
             lora=spec,
@@ -136,7 +145,7 @@ def _largest_norm(hypernet: Hypernet, pack: Pack, device: str) -> float:
 
 
 def _save(args: argparse.Namespace, trainer: Trainer, seconds: float, device: str) -> None:
-    """Write the averaged weights as a checkpoint (an adapter for the baseline) and the metrics."""
+    """Write the averaged weights, in the system's own form, and the metrics."""
     run = {
         "command": "python -m training.sft " + " ".join(args.argv),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -154,6 +163,9 @@ def _save(args: argparse.Namespace, trainer: Trainer, seconds: float, device: st
         if isinstance(source, SharedAdapter):
             shutil.rmtree(args.out / f"adapter{suffix}", ignore_errors=True)
             source.weights().save_peft(args.out / f"adapter{suffix}")
+        elif isinstance(source, TaskAdapters):
+            oracles = source.oracles(trainer.pack.facts["tasks"])
+            oracles.save(args.out / f"oracles{suffix}.safetensors")
         else:
             assert isinstance(source, Hypernet)
             # Twice the largest seen: room for new descriptions, none for a broken forward.
@@ -193,7 +205,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--validation", type=Path, help="pack of tasks whose loss is reported")
     parser.add_argument("--base", default="", help="directory; default: the pack's base model")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--system", choices=["t2l", "multi-task"], default="t2l")
+    parser.add_argument("--system", choices=["t2l", "multi-task", "oracles"], default="t2l")
+    parser.add_argument("--embeddings", choices=["descriptions", "one-hot"], default="descriptions")
     parser.add_argument("--variant", choices=["L", "M", "S"], default="L")
     parser.add_argument("--hypernet-dropout", type=float, default=0.05)
     parser.add_argument("--snapshots", type=int, default=1, help="checkpoints, evenly spaced")

@@ -91,12 +91,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self._params = dict(source.named_parameters())
         self._averaged = {name: p.detach().clone() for name, p in self._params.items()}
-        self._optimiser = torch.optim.AdamW(
-            source.parameters(),
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            fused=self.device.type == "cuda",
-        )
+        self._optimiser = self._new_optimiser(recipe)
         self._sampler = _sampler(pack, recipe)
         self._validation = None
         if validation is not None:
@@ -138,8 +133,7 @@ class Trainer:
         loss = self._loss(batch, noisy)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.source.parameters(), recipe.clip)
-        self._optimiser.step()
+        self._update(batch)
         decay = min(recipe.ema, (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(
             list(self._averaged.values()),
@@ -147,6 +141,18 @@ class Trainer:
             1 - decay,
         )
         return loss.detach()
+
+    def _new_optimiser(self, recipe: Recipe) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.source.parameters(),
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            fused=self.device.type == "cuda",
+        )
+
+    def _update(self, batch: Batch) -> None:  # noqa: ARG002 - oracles need to know whose it is
+        nn.utils.clip_grad_norm_(self.source.parameters(), self.recipe.clip)
+        self._optimiser.step()
 
     def _loss(self, batch: Batch, embeddings: Tensor) -> Tensor:
         pairs = self.source(embeddings)

@@ -2,6 +2,12 @@ import gzip
 import json
 
 import pytest
+from transformers import AutoTokenizer
+
+from tests.training.packs import WordEncoder
+from training.corpus import load_tasks
+from training.data import Pack
+from training.prepare import SHIPPABLE, build
 
 TASKS = {
     "shout": ("train", lambda text: text.upper()),
@@ -42,3 +48,18 @@ def corpus(tmp_path_factory):
                 file.write(json.dumps(row) + "\n")
     (folder / "tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_base):
+    return AutoTokenizer.from_pretrained(tiny_base.path)
+
+
+@pytest.fixture(scope="session")
+def pack(corpus, tokenizer) -> Pack:
+    """The training tasks that may be trained on, with word-hash embeddings."""
+    tasks = [t for t in load_tasks(corpus, ["train"]) if t.licence_class in SHIPPABLE]
+    facts = {"base_model": "tiny", "base_fingerprint": "f", "encoder": "w"}
+    return build(
+        tasks, tokenizer, WordEncoder(), facts={**facts, "encoder_fingerprint": "w"}, instructed=6
+    )

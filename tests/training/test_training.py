@@ -6,60 +6,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from t2l_router.chat_format import render
 from t2l_router.engines.slots import SlotBank
 from t2l_router.errors import ConfigError
-from t2l_router.hypernet import Hypernet, HypernetConfig
-from t2l_router.lora import LoraSpec, LoraWeights
-from training.base import AdaptedBase, load_frozen
+from t2l_router.lora import LoraWeights
+from tests.training.packs import new_trainer
+from training.base import load_frozen
 from training.baselines import SharedAdapter
 from training.corpus import load_tasks
 from training.data import Pack, Sampler
-from training.prepare import SHIPPABLE, build
 from training.prompts import chat
-from training.trainer import Recipe, Trainer
-
-
-class WordEncoder:
-    """Embeds a text by the hashes of its words: the same words, the same direction."""
-
-    fingerprint = "words"
-
-    def embed(self, texts):
-        rows = np.zeros((len(texts), 24), np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            for word in text.lower().strip(".").split():
-                row[sum(word.encode()) % 24] += 1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_base):
-    return AutoTokenizer.from_pretrained(tiny_base.path)
-
-
-@pytest.fixture(scope="module")
-def pack(corpus, tokenizer) -> Pack:
-    tasks = [t for t in load_tasks(corpus, ["train"]) if t.licence_class in SHIPPABLE]
-    facts = {"base_model": "tiny", "base_fingerprint": "f", "encoder": "w"}
-    return build(
-        tasks, tokenizer, WordEncoder(), facts={**facts, "encoder_fingerprint": "w"}, instructed=6
-    )
-
-
-def new_trainer(
-    tiny_base, pack, *, source=None, targets=("q_proj", "v_proj"), **changes
-) -> Trainer:
-    model = load_frozen(tiny_base.path, device="cpu", dtype=torch.float32)
-    spec = LoraSpec.from_model(
-        model, base_model="tiny", base_fingerprint="f", rank=4, targets=targets
-    )
-    torch.manual_seed(0)
-    hypernet = source(spec) if source else Hypernet(HypernetConfig(spec, 24, "w", "w"))
-    recipe = Recipe(**{"steps": 12, "tasks_per_step": 3, "row_tokens": 256, **changes})
-    return Trainer(AdaptedBase(model, spec, dropout=recipe.dropout), hypernet, pack, recipe)
 
 
 def test_licences_keep_tasks_out(pack) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from t2l_router.errors import InvalidRequest
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 DONE = "[DONE]"
 KEEP_ALIVE = b": ping\n\n"
 
@@ -74,13 +74,74 @@ class _Incoming(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
 
 
+class CalledFunction(_Incoming):
+    """The function of an earlier tool call."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(_Incoming):
+    """A tool call of an earlier answer, as the client sends it back."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Function(_Incoming):
+    """A function that the model may call; its parameters are a JSON Schema."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Incoming):
+    """One entry of ``tools``."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class ChosenFunction(_Incoming):
+    """The one function that must be called."""
+
+    name: str
+
+
+class ChosenTool(_Incoming):
+    """A ``tool_choice`` that names a function."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+class JsonSchema(_Incoming):
+    """A schema that the answer must fit."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    # Not `schema`: that name is pydantic's own.
+    definition: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(_Incoming):
+    """What kind of text the answer is."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
 class Message(_Incoming):
     """One turn; its content is text, whichever form it came in."""
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: Annotated[str | None, BeforeValidator(_flatten), _TEXT_OR_PARTS] = None
     name: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[CalledTool] | None = None
     tool_call_id: str | None = None
 
 
@@ -110,6 +171,12 @@ class ChatRequest(_Incoming):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    n: int | None = Field(None, ge=1, le=16)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
 
     # vLLM's, which its clients send here too
     top_k: int | None = Field(None, ge=-1)
@@ -141,14 +208,8 @@ class ChatRequest(_Incoming):
     audio: Any = None
     function_call: Any = None
     functions: Any = None
-    logprobs: Any = None
     modalities: Any = None
     moderation: Any = None
-    n: Any = None
-    response_format: Any = None
-    tool_choice: Any = None
-    tools: Any = None
-    top_logprobs: Any = None
     web_search_options: Any = None
 
     @property
@@ -175,6 +236,8 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise _invalid(error) from None
     for field, neutral in REFUSED.items():
         value = getattr(request, field)
+        if isinstance(value, BaseModel):
+            value = value.model_dump(exclude_unset=True)
         if value is not None and value not in neutral:
             raise InvalidRequest(f"{field} is not supported here; leave it out", param=field)
     for i, message in enumerate(request.messages):

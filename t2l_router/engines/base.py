@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from adapters_store.identity import AdapterId
-from t2l_router.wire import ChatRequest, FinishReason, Usage
+
+if TYPE_CHECKING:  # what decodes must be importable without the server's libraries
+    from t2l_router.wire import ChatRequest, FinishReason, Usage
 
 
 class Weights(Protocol):
@@ -35,19 +37,59 @@ class AdapterRef:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """
+    How likely a token was, before temperature and other sampling parameters.
+
+    Args:
+        text: The token's text; a part of a character shows as a replacement character.
+        data: The token's bytes.
+        logprob: Natural logarithm of its probability.
+        top: The likeliest tokens in its place, the likeliest first; they have none of their own.
+    """
+
+    text: str
+    data: bytes
+    logprob: float
+    top: "tuple[TokenLogprob, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """
+    A function that the model wants called.
+
+    Args:
+        id: Unique in the answer.
+        name: One of the request's tools.
+        arguments: JSON text of an object.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """
     A piece of an answer.
 
     Args:
         text: What it adds; whole characters, perhaps none.
-        finish_reason: Set on the last piece, and only there.
-        usage: Token counts, on the last piece.
+        finish_reason: Set on the last piece of each choice, and only there.
+        usage: Token counts of all choices, on the very last piece.
+        index: The choice it belongs to, from 0 to the request's ``n`` - 1.
+        logprobs: Of the tokens it stands for, if the request asks for them.
+        tool_calls: Whole calls, on the last piece of a choice that ends with ``tool_calls``.
     """
 
     text: str = ""
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
+    finish_reason: "FinishReason | None" = None
+    usage: "Usage | None" = None
+    index: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +114,7 @@ class Engine(Protocol):
     """Answers chat requests with the base model and at most one adapter each."""
 
     def stream_chat(
-        self, request: ChatRequest, adapter: AdapterRef | None
+        self, request: "ChatRequest", adapter: AdapterRef | None
     ) -> AsyncGenerator[Delta, None]:
         """
         Answer a request piece by piece.

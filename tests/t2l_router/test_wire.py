@@ -162,7 +162,15 @@ def test_stop_string():
         ),
         (body(messages=[{"role": "user", "content": ["x"]}]), "messages[0].content", "part 0"),
         (
-            body(messages=[{"role": "assistant", "content": None, "tool_calls": [{}]}]),
+            body(
+                messages=[
+                    {
+                        "role": "assistant",
+                        "content": None,
+                        "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}],
+                    }
+                ]
+            ),
             "messages[0].tool_calls",
             "not supported",
         ),

@@ -1,6 +1,6 @@
 """Greedy answers to many prompts at once, each with its own adapter."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def answer(
         tokenizer: The base model's.
         prompts: In any order; those of similar length are answered together.
         max_new_tokens: Longest answer.
-        batch: Prompts answered together.
+        batch: Prompts answered together, fewer where they are long.
         label: Of the progress bar, shown on a terminal only.
 
     Returns:
@@ -56,11 +56,10 @@ def answer(
     generate: Any = model.generate  # transformers leaves it untyped
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
     console = Console(stderr=True)
-    starts: Iterable[int] = range(0, len(order), batch)
+    groups: Iterable[list[int]] = list(_groups(order, [len(p.ids) for p in prompts], batch))
     if console.is_terminal:
-        starts = track(range(0, len(order), batch), label, console=console)
-    for start in starts:
-        chosen = order[start : start + batch]
+        groups = track(groups, label, console=console)
+    for chosen in groups:
         rows = [prompts[i].ids for i in chosen]
         longest = max(map(len, rows))
         pad = tokenizer.pad_token_id
@@ -78,3 +77,19 @@ def answer(
         for i, text in zip(chosen, texts, strict=True):
             answers[i] = text.strip()
     return answers
+
+
+def _groups(order: Sequence[int], lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
+    """Cut prompts, shortest first, into groups of at most *batch* and `_MOST_TOKENS`."""
+    group: list[int] = []
+    for i in order:
+        if group and (len(group) == batch or (len(group) + 1) * lengths[i] > _MOST_TOKENS):
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
+# Padded prompt tokens in one batch: an attention mask grows with the square of the length.
+_MOST_TOKENS = 1 << 17

@@ -47,7 +47,9 @@ def compare(metrics: dict[str, Any], system: str, against: Sequence[str]) -> lis
         for metric in ("rouge_l", "exact_match"):
             tasks = metrics[system]["per_task"]
             theirs = metrics[other]["per_task"]
-            differences = np.array([tasks[t][metric] - theirs[t][metric] for t in tasks])
+            # An oracle has scores for some tasks only.
+            common = [task for task in tasks if task in theirs]
+            differences = np.array([tasks[t][metric] - theirs[t][metric] for t in common])
             low, high = interval(differences)
             rows.append(
                 {

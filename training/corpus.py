@@ -2,8 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ class Example:
     Args:
         text: The input.
         outputs: At least one; training uses the first.
+        facts: What the task's own metric needs beside the outputs: choices, tests and the like.
     """
 
     text: str
     outputs: tuple[str, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Task:
         descriptions: What a user might say of the task, in the paper's style.
         terse_descriptions: The same as chat users type it.
         path: The file of examples.
+        metric: The task's own metric, by the corpus' name for it.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Task:
     descriptions: tuple[str, ...]
     terse_descriptions: tuple[str, ...]
     path: Path
+    metric: str = "exact_match"
 
     def examples(self, part: str) -> Iterator[Example]:
         """Yield the task's ``train`` or ``test`` examples in the file's order."""
@@ -55,7 +59,13 @@ class Task:
             for line in lines:
                 raw = json.loads(line)
                 if raw["split"] == part:
-                    yield Example(raw["input"], tuple(raw.get("outputs") or [raw["output"]]))
+                    outputs = tuple(raw.get("outputs") or [raw["output"]])
+                    facts = {key: raw[key] for key in raw.keys() & _FACTS}
+                    yield Example(raw["input"], outputs, facts)
+
+
+# Fields of an example beside input and outputs: of options, arithmetic and code.
+_FACTS = {"choices", "gold", "answer", "test", "entry_point", "test_list", "test_setup_code"}
 
 
 def load_tasks(folder: Path, splits: Collection[str]) -> list[Task]:
@@ -87,4 +97,5 @@ def _task(raw: dict[str, Any], folder: Path) -> Task:
         descriptions=tuple(raw["eval_descriptions"] or raw["descriptions"]),
         terse_descriptions=tuple(raw.get("terse_descriptions", ())),
         path=folder / raw["file"],
+        metric=raw.get("metric", "exact_match"),
     )

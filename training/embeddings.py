@@ -2,6 +2,9 @@
 Description embeddings computed once and carried to machines that have no encoder.
 
     python -m training.embeddings --corpus DIR --splits validation --out embeddings.safetensors
+
+The file holds every description of the splits' tasks, the random strings of the ``t2l-random``
+system, and with ``--inputs N`` the N test inputs a task that ``training.evaluate --limit N`` draws.
 """
 
 import argparse
@@ -17,6 +20,10 @@ from safetensors.numpy import save_file
 
 from t2l_router.errors import ConfigError
 from training.corpus import load_tasks
+from training.sampling import sample
+from training.systems import random_text
+
+_DRAWS = 5  # random strings a task; more draws than any evaluation takes
 
 
 class Encoder(Protocol):
@@ -67,15 +74,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--splits", required=True)
     parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--inputs", type=int, default=0, help="test inputs a task, too")
+    parser.add_argument("--seed", type=int, default=0, help="of the evaluation's inputs")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     tasks = load_tasks(args.corpus, args.splits.split(","))
-    texts = sorted({text for t in tasks for text in (*t.descriptions, *t.terse_descriptions)})
-    rows = load_encoder(args.encoder).embed(texts)
+    texts = {text for t in tasks for text in (*t.descriptions, *t.terse_descriptions)}
+    texts |= {random_text(task, seed) for task in tasks for seed in range(_DRAWS)}
+    if args.inputs:
+        for task in tasks:
+            texts |= {example.text for example in sample(task, args.inputs, args.seed)[0]}
+    ordered = sorted(texts)
+    rows = load_encoder(args.encoder).embed(ordered)
     save_file(
-        {"embeddings": rows.astype(np.float16)}, args.out, metadata={"texts": json.dumps(texts)}
+        {"embeddings": rows.astype(np.float16)}, args.out, metadata={"texts": json.dumps(ordered)}
     )
-    print(f"{args.out}: {len(texts):,} texts")
+    print(f"{args.out}: {len(ordered):,} texts")
 
 
 if __name__ == "__main__":

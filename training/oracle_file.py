@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,12 +27,32 @@ class Oracles:
         tasks: N names, all different.
         lora_A: Module name -> ``[N, L, R, d_in]`` bf16.
         lora_B: Module name -> ``[N, L, d_out, R]`` bf16.
+        embeddings: ``[M, D]`` the tasks' descriptions, unit L2 norm; M may be 0.
+        embedding_tasks: ``[M]`` int64, whose description each row is.
     """
 
     spec: LoraSpec
     tasks: Sequence[str]
     lora_A: Mapping[str, Tensor] = field(repr=False)
     lora_B: Mapping[str, Tensor] = field(repr=False)
+    embeddings: Tensor = field(repr=False)
+    embedding_tasks: Tensor = field(repr=False)
+
+    def nearest(self, embeddings: NDArray[np.float32]) -> list[str]:
+        """
+        Give the task with the nearest description for each of ``[K, D]`` embeddings.
+
+        Raises:
+            ConfigError: The file's descriptions were embedded by another encoder, or not at all.
+        """
+        mine = self.embeddings.float()
+        if not len(mine) or mine.shape[1] != embeddings.shape[1]:
+            raise ConfigError(
+                f"the oracles' descriptions are {tuple(mine.shape)} embeddings, not "
+                f"[M, {embeddings.shape[1]}]; train them from a pack made with the same encoder"
+            )
+        rows = (torch.from_numpy(embeddings).float() @ mine.T).argmax(dim=1)
+        return [self.tasks[int(self.embedding_tasks[row])] for row in rows]
 
     def weights(self, task: str) -> LoraWeights:
         """
@@ -48,18 +71,12 @@ class Oracles:
             {name: tensor[row] for name, tensor in self.lora_B.items()},
         )
 
-    def choose(self, tasks: Sequence[str]) -> "Oracles":
-        """Give the adapters of some tasks, in the order of *tasks*."""
-        index = {task: row for row, task in enumerate(self.tasks)}
-        rows = [index[task] for task in tasks]
-        sides = (self.lora_A, self.lora_B)
-        a, b = ({name: tensor[rows] for name, tensor in side.items()} for side in sides)
-        return Oracles(self.spec, list(tasks), a, b)
-
     def save(self, path: Path) -> None:
         """Write the file; it appears whole or not at all."""
         tensors = {f"{name}.lora_A": tensor for name, tensor in self.lora_A.items()}
         tensors |= {f"{name}.lora_B": tensor for name, tensor in self.lora_B.items()}
+        tensors["embeddings"] = self.embeddings.half()
+        tensors["embedding_tasks"] = self.embedding_tasks
         metadata = {
             "spec": json.dumps(dataclasses.asdict(self.spec)),
             "tasks": json.dumps(list(self.tasks)),
@@ -83,9 +100,11 @@ class Oracles:
                 modules = tuple(ModuleShape(**module) for module in spec.pop("modules"))
                 a = {m.name: file.get_tensor(f"{m.name}.lora_A") for m in modules}
                 b = {m.name: file.get_tensor(f"{m.name}.lora_B") for m in modules}
+                embeddings = file.get_tensor("embeddings")
+                embedding_tasks = file.get_tensor("embedding_tasks")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{path} is no file of oracle LoRAs ({error!r}); make one with: "
                 f"python -m training.sft --system oracles"
             ) from None
-        return cls(LoraSpec(modules=modules, **spec), tasks, a, b)
+        return cls(LoraSpec(modules=modules, **spec), tasks, a, b, embeddings, embedding_tasks)

@@ -64,11 +64,18 @@ class TaskAdapters(nn.Module):
             name: LoraPair(self.lora_A[name][rows], self.lora_B[name][rows]) for name in self.lora_A
         }
 
-    def oracles(self, tasks: list[str]) -> Oracles:
-        """The adapters as they are stored: bf16, on the CPU."""
+    def oracles(self, pack: Pack) -> Oracles:
+        """
+        The adapters as they are stored: bf16, on the CPU.
+
+        Args:
+            pack: The pack as it was before `one_hot`, with the tasks' descriptions.
+        """
         sides = (self.lora_A, self.lora_B)
         a, b = ({name: t.detach().bfloat16().cpu() for name, t in s.items()} for s in sides)
-        return Oracles(self.spec, tasks, a, b)
+        embeddings = torch.from_numpy(pack.embeddings)
+        owners = torch.from_numpy(pack.embedding_tasks.astype(np.int64))
+        return Oracles(self.spec, pack.facts["tasks"], a, b, embeddings, owners)
 
 
 class RowAdamW(torch.optim.Optimizer):

@@ -164,7 +164,7 @@ def _save(args: argparse.Namespace, trainer: Trainer, seconds: float, device: st
             shutil.rmtree(args.out / f"adapter{suffix}", ignore_errors=True)
             source.weights().save_peft(args.out / f"adapter{suffix}")
         elif isinstance(source, TaskAdapters):
-            oracles = source.oracles(trainer.pack.facts["tasks"])
+            oracles = source.oracles(Pack.load(args.pack))
             oracles.save(args.out / f"oracles{suffix}.safetensors")
         else:
             assert isinstance(source, Hypernet)

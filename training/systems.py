@@ -1,6 +1,7 @@
 """The systems that an evaluation compares: what the prompt says, and which adapter answers."""
 
 import random
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,8 +9,11 @@ from typing import Literal
 from t2l_router.errors import ConfigError
 from training.corpus import Task
 
-Prompt = Literal["input", "definition", "description"]
-Adapter = Literal["none", "description", "terse", "shuffled", "shared"]
+Prompt = Literal["input", "definition", "description", "examples"]
+Adapter = Literal[
+    "none", "description", "terse", "shuffled", "random", "input",
+    "shared", "average", "arrow", "nearest", "oracle",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +24,20 @@ class System:
     Args:
         name: Its name in results.
         prompt: What stands in front of the task's input.
-        adapter: Which text the adapter is made from; ``shared`` is one adapter for all tasks.
+        adapter: Which text the adapter is made from (``input``: each example's own), or which
+            trained adapters answer: one for all tasks, the training tasks' oracles averaged, routed
+            or the nearest one, or the task's own oracle.
     """
 
     name: str
     prompt: Prompt
     adapter: Adapter
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the answers depend on a draw: of a description, examples or a random string."""
+        drawn = ("description", "terse", "shuffled", "random", "nearest")
+        return self.adapter in drawn or self.prompt in ("description", "examples")
 
 
 SYSTEMS = {
@@ -38,8 +50,15 @@ SYSTEMS = {
         System("t2l-description", "description", "description"),
         System("t2l-terse", "input", "terse"),
         System("t2l-shuffled", "input", "shuffled"),
+        System("t2l-random", "input", "random"),
+        System("hyperdecoder", "input", "input"),
+        System("few-shot", "examples", "none"),
         System("multi-task", "input", "shared"),
         System("multi-task-description", "description", "shared"),
+        System("average", "input", "average"),
+        System("arrow", "input", "arrow"),
+        System("nearest-oracle", "input", "nearest"),
+        System("oracle", "input", "oracle"),
     )
 }
 
@@ -63,10 +82,12 @@ def described(tasks: Sequence[Task], adapter: Adapter, seed: int) -> list[str]:
 
     Args:
         tasks: At least two for ``shuffled``, which gives each task another one's description.
-        adapter: ``description``, ``terse`` or ``shuffled``.
+        adapter: ``description``, ``terse``, ``shuffled`` or ``random``.
         seed: Decides which of a task's descriptions.
     """
     pick = _pick(seed)
+    if adapter == "random":
+        return [random_text(task, seed) for task in tasks]
     if adapter == "terse":
         return [pick(task, task.terse_descriptions or task.descriptions) for task in tasks]
     texts = [pick(task, task.descriptions) for task in tasks]
@@ -77,6 +98,12 @@ def described(tasks: Sequence[Task], adapter: Adapter, seed: int) -> list[str]:
         shuffled = dict(zip(order, order[1:] + order[:1], strict=True))
         texts = [texts[shuffled[i]] for i in range(len(tasks))]
     return texts
+
+
+def random_text(task: Task, seed: int) -> str:
+    """Give a string of random letters and spaces, about as long as a description."""
+    letters = string.ascii_lowercase + " " * 5
+    return "".join(random.Random(f"random/{seed}/{task.name}").choices(letters, k=120))  # noqa: S311
 
 
 def instruction(task: Task, prompt: Prompt, seed: int) -> str | None:

@@ -8,9 +8,10 @@ import torch
 from t2l_router import checkpoint
 from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec
-from training import embeddings, evaluate
+from training import bench, embeddings, evaluate
 from training.base import load_frozen
 from training.corpus import load_tasks
+from training.oracle_file import Oracles
 from training.systems import choose, described
 
 
@@ -56,8 +57,8 @@ def stored(corpus, trained, monkeypatch):
         embeddings, "load_encoder", lambda name: real(name) if "/" in name else Encoder()
     )
     embeddings.main(
-        ["--corpus", str(corpus), "--splits", "train,validation", "--encoder", "x", "--out",
-         str(trained / "embeddings")]
+        ["--corpus", str(corpus), "--splits", "train,validation", "--encoder", "x", "--inputs", "3",
+         "--out", str(trained / "embeddings")]
     )  # fmt: skip
 
 
@@ -81,11 +82,77 @@ def test_evaluate_writes_scores_per_task(corpus, trained, tiny_base, tmp_path, c
         tasks = scores["per_task"]
         assert set(tasks) == {"echo", "count"}
         assert tasks["echo"]["n"] == 3
+        assert tasks["echo"]["score"] == tasks["echo"]["exact_match"]
         mean = sum(task["rouge_l"] for task in tasks.values()) / 2
         assert scores["rouge_l"] == pytest.approx(mean)
     # An untrained hypernetwork is a no-op: its answers are the base model's.
     assert results["metrics"]["t2l"] == results["metrics"]["base"]
     assert "t2l-shuffled" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def oracles(trained, tiny_base):
+    """Random oracles of two tasks, whose descriptions are embedded as the corpus' are."""
+    spec = checkpoint.from_pretrained(trained / "net").config.lora
+    torch.manual_seed(1)
+    shapes = {m.name: (m.d_in, m.d_out) for m in spec.modules}
+    rank, layers = spec.rank, spec.n_layers
+    a = {name: torch.randn(2, layers, rank, d_in).bfloat16() for name, (d_in, _) in shapes.items()}
+    b = {
+        name: torch.randn(2, layers, d_out, rank).bfloat16() for name, (_, d_out) in shapes.items()
+    }
+    owners = torch.tensor([0, 1])
+    Oracles(spec, ["shout", "echo"], a, b, torch.eye(24)[:2], owners).save(trained / "oracles")
+    return trained / "oracles"
+
+
+def test_systems_of_oracles(corpus, trained, tiny_base, oracles, tmp_path) -> None:
+    """Own oracles answer the tasks that have one; library systems answer all; shots change it."""
+    out = tmp_path / "results.json"
+    evaluate.main(
+        arguments(
+            corpus, trained, tiny_base, json=out, oracles=oracles, descriptions=2,
+            systems="base,few-shot,average,arrow,nearest-oracle,oracle,t2l-random,hyperdecoder",
+            **{"own-oracles": oracles, "max-new-tokens": 8},
+        )
+    )  # fmt: skip
+
+    metrics = json.loads(out.read_text())["metrics"]
+    assert list(metrics["oracle"]["per_task"]) == ["echo"]
+    assert metrics["oracle"]["n_tasks"] == 1
+    assert all(metrics[name]["n_tasks"] == 2 for name in metrics if name != "oracle")
+    drawn = {
+        name
+        for name, scores in metrics.items()
+        if "rouge_l_by_description" in scores["per_task"]["echo"]
+    }
+    assert drawn == {"few-shot", "nearest-oracle", "t2l-random"}
+    for scores in metrics.values():
+        task = scores["per_task"]["echo"]
+        if "rouge_l_by_description" in task:
+            assert len(task["rouge_l_by_description"]) == 2
+            assert task["rouge_l"] == pytest.approx(sum(task["rouge_l_by_description"]) / 2)
+
+
+def test_inputs_are_answered_in_turns(corpus, trained, tiny_base, oracles, monkeypatch) -> None:
+    """More adapters than slots give the same answers as enough slots."""
+    texts = {}
+    for slots in (128, 2):
+        monkeypatch.setattr(bench, "_SLOTS", slots)
+        said = []
+        monkeypatch.setattr(
+            bench, "score_task", lambda task, examples, answers, said=said: (
+                said.extend(answers), {"rouge_l": 0, "exact_match": 0, "score": 0, "n": 1})[1]
+        )  # fmt: skip
+        evaluate.main(
+            arguments(
+                corpus, trained, tiny_base, systems="hyperdecoder,oracle,base",
+                **{"own-oracles": oracles, "max-new-tokens": 8},
+            )
+        )  # fmt: skip
+        texts[slots] = said
+    assert len(texts[2]) == 6 + 3 + 6
+    assert texts[2] == texts[128]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +161,9 @@ def test_evaluate_writes_scores_per_task(corpus, trained, tiny_base, tmp_path, c
         ({"split": "nope"}, "its splits: train, validation"),
         ({"systems": "t2l,magic"}, "unknown system 'magic'"),
         ({"systems": "multi-task"}, "needs --multi-task"),
+        ({"systems": "oracle"}, "oracle needs --own-oracles"),
+        ({"systems": "arrow"}, "arrow needs --oracles"),
+        ({"oracles": "/nowhere"}, "no file of oracle LoRAs"),
         ({"corpus": "/nowhere"}, "not a corpus folder"),
         ({"checkpoint": "/nowhere"}, "neither a checkpoint directory"),
     ],

@@ -156,22 +156,25 @@ def _losses(trainer: OracleTrainer, batch: Batch, *, shift: int = 0) -> torch.Te
 
 
 def test_oracle_file_round_trip(tmp_path) -> None:
-    """Names, shapes and tensors come back; choosing keeps the asked order."""
+    """Names, shapes, tensors and descriptions come back; the nearest description names a task."""
     spec = LoraSpec.from_model(
         nn.ModuleDict({"0": nn.ModuleDict({"q_proj": nn.Linear(4, 6)})}),
         base_model="tiny", base_fingerprint="f", targets=["q_proj"], rank=2,
     )  # fmt: skip
     a = {"q_proj": torch.randn(3, 1, 2, 4).bfloat16()}
     b = {"q_proj": torch.randn(3, 1, 6, 2).bfloat16()}
-    Oracles(spec, ["x", "y", "z"], a, b).save(tmp_path / "o")
+    owners = torch.tensor([2, 0, 1, 1])
+    Oracles(spec, ["x", "y", "z"], a, b, torch.eye(4), owners).save(tmp_path / "o")
 
     back = Oracles.load(tmp_path / "o")
 
     assert back.spec == spec
     assert torch.equal(back.weights("z").lora_A["q_proj"], a["q_proj"][2])
-    assert torch.equal(back.choose(["z", "x"]).lora_B["q_proj"], b["q_proj"][[2, 0]])
+    assert back.nearest(np.eye(4, dtype=np.float32)) == ["z", "x", "y", "y"]
     with pytest.raises(KeyError, match="nobody"):
         back.weights("nobody")
+    with pytest.raises(ConfigError, match="same encoder"):
+        back.nearest(np.eye(5, dtype=np.float32))
 
 
 def test_other_files_are_no_oracles(tmp_path) -> None:

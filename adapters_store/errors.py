@@ -3,7 +3,7 @@ Everything that can go wrong in the adapter library, as one tree.
 
 * StoreError
   x NotFound
-    + AdapterNotFound · AliasNotFound · LeaseLost
+    + AdapterNotFound · AliasNotFound · KeyNotFound · LeaseLost
   x Conflict                    the request contradicts what the library holds
     + AdapterPinned · AliasTaken · EncoderMismatch · QuotaExceeded · SchemaOutdated
   x InvalidInput                the caller's value can't be used
@@ -29,6 +29,10 @@ class AdapterNotFound(NotFound):
 
 class AliasNotFound(NotFound):
     """No such alias for this tenant."""
+
+
+class KeyNotFound(NotFound):
+    """No such API key."""
 
 
 class LeaseLost(NotFound):

@@ -190,6 +190,43 @@ quotas = Table(
     Column("max_generations_per_hour", BigInteger),
 )
 
+# Only a hash of the secret: who steals the database can't use the keys.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("scopes", String(32), nullable=False),
+    Column("secret_hash", String(64), nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("expires_at", UtcTime),
+    Column("revoked_at", UtcTime),
+    Column("last_used_at", UtcTime),
+    Index("ix_api_keys_tenant", "tenant"),
+)
+
+rate_limits = Table(
+    "rate_limits",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("tokens_per_day", BigInteger),
+)
+
+# One row per tenant and day (UTC), however many requests there are.
+token_usage = Table(
+    "token_usage",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Index("ix_token_usage_day", "day"),
+)
+
 leases = Table(
     "leases",
     metadata,

@@ -20,6 +20,7 @@ from adapters_store.identity import AdapterId
 from adapters_store.index import ExactIndex, VectorIndex
 from adapters_store.index_faiss import FaissIndex
 from adapters_store.indexing import Indexing
+from adapters_store.keys import Keys
 from adapters_store.leases import Leases
 from adapters_store.ledger import Ledger
 from adapters_store.maintenance import Maintenance
@@ -31,6 +32,7 @@ from adapters_store.records import AdapterRecord, AuditEntry, Description, Hit, 
 from adapters_store.reembed import Reembedding
 from adapters_store.reports import Reports
 from adapters_store.schema import descriptions, library
+from adapters_store.spending import Spending
 from adapters_store.transfer import export_files
 
 IndexKind = Literal["exact", "faiss", "pgvector"]
@@ -87,6 +89,8 @@ class AdapterStore:
         self.index = index
         self.aliases = Aliases(ledger)
         self.quotas = Quotas(ledger)
+        self.keys = Keys(ledger)
+        self.spending = Spending(ledger)
         self.leases = Leases(ledger)
         self.maintenance = Maintenance(ledger)
         self.reports = Reports(ledger)

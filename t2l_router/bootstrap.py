@@ -5,6 +5,7 @@ Everything heavy is imported inside the functions, so that importing this module
 """
 
 # ruff: noqa: PLC0415 - importing late is this module's point
+import asyncio
 import logging
 import threading
 import time
@@ -16,9 +17,12 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from adapters_store.spending import RateLimit
+from t2l_router.access import Access
 from t2l_router.config import Settings
 from t2l_router.engines.echo import EchoEncoder, EchoEngine, EchoGenerator
 from t2l_router.errors import CheckpointMismatch, ConfigError
+from t2l_router.gate import Gate
 from t2l_router.library import MemoryLibrary
 from t2l_router.readiness import Readiness
 from t2l_router.router import Limits, Router, ServedModel
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
+    from adapters_store import AdapterStore
     from t2l_router.encoder import TaskEncoder
     from t2l_router.generator import AdapterGenerator
     from t2l_router.models import LocalModel
@@ -56,7 +61,11 @@ class Writing:
 
 
 def build_app(
-    settings: Settings, readiness: Readiness, *, progress: "Progress | None" = None
+    settings: Settings,
+    readiness: Readiness,
+    *,
+    access: Access | None = None,
+    progress: "Progress | None" = None,
 ) -> ASGIApp:
     """
     Build the server; it answers at once and loads in the background.
@@ -64,6 +73,7 @@ def build_app(
     Args:
         settings: What to serve.
         readiness: Says when it is loaded, or why it could not be.
+        access: Keys and limits; None lets everybody in.
         progress: Where bars are drawn for what is pulled.
     """
 
@@ -81,7 +91,11 @@ def build_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threading.Thread(target=load, name="t2l-load", daemon=True).start()
+        accounts = asyncio.create_task(access.keep_accounts()) if access else None
         yield
+        if accounts and access:
+            accounts.cancel()
+            await access.save()
         if readiness.is_ready:
             await readiness.router.close()
 
@@ -89,7 +103,27 @@ def build_app(
         readiness,
         max_body_bytes=settings.max_body_bytes,
         keep_alive_s=settings.keep_alive_s,
+        gate=Gate(access),
         lifespan=lifespan,
+    )
+
+
+def build_access(settings: Settings, store: "AdapterStore", *, closed: bool) -> Access:
+    """
+    Build what lets requests in.
+
+    Args:
+        settings: Limits of tenants that have none of their own.
+        store: Holds the keys.
+        closed: Let nobody in without a key, even where there is none.
+    """
+    return Access(store.keys, store.spending, defaults=default_limits(settings), closed=closed)
+
+
+def default_limits(settings: Settings) -> RateLimit:
+    """The limits of tenants that have none of their own."""
+    return RateLimit(
+        settings.requests_per_minute, settings.tokens_per_minute, settings.tokens_per_day
     )
 
 

@@ -76,6 +76,15 @@ class Settings(BaseSettings):
     keep_alive_s: float = Field(
         5.0, gt=0, description="Longest silence in a stream before a comment is sent."
     )
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="Requests of a tenant that has no limit of its own."
+    )
+    tokens_per_minute: int | None = Field(
+        None, ge=1, description="Tokens read and written by such a tenant."
+    )
+    tokens_per_day: int | None = Field(
+        None, ge=1, description="The same between midnight and midnight UTC."
+    )
     drain_s: int = Field(30, ge=0, description="Time that running answers get at shutdown.")
 
     engine: Literal["local", "echo"] = Field(

@@ -5,6 +5,8 @@ Everything that can go wrong, as one tree; `server` and `cli` translate it, each
   x ConfigError                 a setting is missing or wrong; start-up only
   x RequestError                the caller's fault, 4xx
     + InvalidRequest · InvalidDescription · UnknownModel · UnknownAdapter · PromptTooLong
+  x AccessError                 who asks, and how much
+    + InvalidKey · KeyLacksScope · RateLimited · BudgetSpent · AccessUnavailable
   x ModelError                  weights on the disk
     + ModelUnavailable · ModelCorrupt · DiskFull · CheckpointMismatch
   x AdapterError                one adapter's tensors
@@ -66,6 +68,58 @@ class PromptTooLong(RequestError):
     """Prompt and requested tokens don't fit into the model's context window."""
 
     code = "context_length_exceeded"
+
+
+class AccessError(T2LError):
+    """The request is not let in."""
+
+    code: str | None = None
+
+
+class InvalidKey(AccessError):
+    """The API key is missing, unknown, revoked or expired."""
+
+    code = "invalid_api_key"
+
+
+class KeyLacksScope(AccessError):
+    """The API key is good, but not for this."""
+
+    code = "insufficient_scope"
+
+
+class RateLimited(AccessError):
+    """
+    The tenant asks too fast; trying again later helps.
+
+    Args:
+        message: Which limit.
+        retry_after_s: When to try again.
+        headers: What is left of each limit.
+    """
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int = 1,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.headers = headers
+
+
+class BudgetSpent(AccessError):
+    """The tenant's tokens of the day are used; trying again before midnight UTC does not help."""
+
+    code = "insufficient_quota"
+
+
+class AccessUnavailable(AccessError):
+    """Keys can't be checked, because the database can't be reached."""
 
 
 class ModelError(T2LError):

@@ -20,7 +20,8 @@ class RequestIdMiddleware:
     """
     Answers every HTTP request with an ``x-request-id``: the caller's, if it is a plain one.
 
-    The id also stands in ``scope["state"]["request_id"]``.
+    The id also stands in ``scope["state"]["request_id"]``; routes add further headers to
+    ``scope["state"]["headers"]``, which go out with whatever answer there is.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -33,11 +34,13 @@ class RequestIdMiddleware:
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = given if _PLAIN_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}".encode()
-        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id.decode()
+        state["headers"] = [(b"x-request-id", request_id)]
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                message["headers"] = [*message["headers"], *state["headers"]]
             await send(message)
 
         await self.app(scope, receive, send_with_id)

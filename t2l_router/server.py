@@ -8,18 +8,20 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Lifespan
 
+from adapters_store.errors import StoreError
 from t2l_router import wire
 from t2l_router.describe import HEADER
 from t2l_router.errors import T2LError, UnknownModel
-from t2l_router.faults import fault_of
+from t2l_router.faults import fault_of, headers_of
+from t2l_router.gate import Gate, tenant_of
 from t2l_router.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from t2l_router.readiness import Readiness
-from t2l_router.reply import Reply
+from t2l_router.reply import Outcome, Reply
 from t2l_router.router import Caller
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ def create_app(
     *,
     max_body_bytes: int,
     keep_alive_s: float,
+    gate: Gate | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> ASGIApp:
     """
@@ -39,10 +42,13 @@ def create_app(
         readiness: Holds the router, once there is one.
         max_body_bytes: Largest request body.
         keep_alive_s: Longest silence in a stream.
+        gate: Lets requests in; None lets all in.
         lifespan: Entered before the first request, left after the last.
     """
     app = FastAPI(title="t2l", version=version("t2l"), lifespan=lifespan)
-    api = Api(readiness, keep_alive_s)
+    gate = gate or Gate()
+    api = Api(readiness, gate, keep_alive_s)
+    may_look = [Depends(gate.look)]
     chat_body = {
         "requestBody": {
             "required": True,
@@ -53,15 +59,21 @@ def create_app(
         "/v1/chat/completions",
         api.chat,
         methods=["POST"],
+        dependencies=[Depends(gate.chat)],
         openapi_extra=chat_body,
         responses={200: {"model": wire.ChatCompletion}},
     )
-    app.add_api_route("/v1/models", api.models, response_model=wire.ModelList)
-    app.add_api_route("/v1/models/{model:path}", api.model, response_model=wire.ModelCard)
+    app.add_api_route(
+        "/v1/models", api.models, dependencies=may_look, response_model=wire.ModelList
+    )
+    app.add_api_route(
+        "/v1/models/{model:path}", api.model, dependencies=may_look, response_model=wire.ModelCard
+    )
     app.add_api_route("/health/live", api.live)
     app.add_api_route("/health/ready", api.ready)
     app.add_exception_handler(HTTPException, _report_http)
     app.add_exception_handler(T2LError, _report)
+    app.add_exception_handler(StoreError, _report)
     app.add_exception_handler(Exception, _report)
     # Outside FastAPI, so that its own answer to an unexpected error has an id too.
     return RequestIdMiddleware(BodyLimitMiddleware(app, max_body_bytes))
@@ -73,11 +85,13 @@ class Api:
 
     Args:
         readiness: Holds the router, once there is one.
+        gate: Told what answers cost.
         keep_alive_s: Longest silence in a stream.
     """
 
-    def __init__(self, readiness: Readiness, keep_alive_s: float) -> None:
+    def __init__(self, readiness: Readiness, gate: Gate, keep_alive_s: float) -> None:
         self._readiness = readiness
+        self._gate = gate
         self._keep_alive_s = keep_alive_s
         self._created = int(time.time())
 
@@ -86,19 +100,19 @@ class Api:
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise HTTPException(415, "send the body with Content-Type: application/json")
         chat = wire.parse_chat(await request.body())
-        caller = Caller(description=request.headers.get(HEADER))
+        caller = Caller(tenant_of(request), request.headers.get(HEADER))
         return await _unless_gone(request, self._answer(chat, caller))
 
-    async def models(self) -> wire.ModelList:
+    async def models(self, request: Request) -> wire.ModelList:
         """List what a request may name as its model."""
-        names = self._readiness.router.models(Caller().tenant)
+        names = self._readiness.router.models(tenant_of(request))
         return wire.ModelList(
             data=[wire.ModelCard(id=name, created=self._created) for name in names]
         )
 
-    async def model(self, model: str) -> wire.ModelCard:
+    async def model(self, request: Request, model: str) -> wire.ModelCard:
         """Look one of them up."""
-        if model not in self._readiness.router.models(Caller().tenant):
+        if model not in self._readiness.router.models(tenant_of(request)):
             raise UnknownModel(f"no model {model[:80]!r} is served here", param="model")
         return wire.ModelCard(id=model, created=self._created)
 
@@ -114,7 +128,12 @@ class Api:
 
     async def _answer(self, chat: wire.ChatRequest, caller: Caller) -> Response:
         router = self._readiness.router
-        reply = Reply(chat, await router.chat(chat, caller), router.model.fingerprint)
+        answer = await router.chat(chat, caller)
+
+        def report(outcome: Outcome) -> None:
+            self._gate.spend(caller.tenant, outcome.usage)
+
+        reply = Reply(chat, answer, router.model.fingerprint, report=report)
         if chat.stream:
             events = await reply.begin(self._keep_alive_s)
             return StreamingResponse(
@@ -154,5 +173,4 @@ async def _report(request: Request, error: Exception) -> Response:
     fault, body = fault_of(error)
     if fault.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request %s failed: %s", request.state.request_id, error)
-    headers = {"retry-after": str(fault.retry_after_s)} if fault.retry_after_s else None
-    return JSONResponse(body.model_dump(), fault.status, headers=headers)
+    return JSONResponse(body.model_dump(), fault.status, headers=headers_of(error))

@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "generate": "Write the adapter for a task to a directory that PEFT and vLLM load.",
     "models": "Fetch, list, check and remove base models and encoders.",
     "adapters": "Run the adapter library.",
+    "keys": "Make and revoke API keys; limit what tenants may use.",
     "index": "See and rebuild the vector index; move it to another encoder.",
     "db": "Migrate, back up and restore the library's database.",
     "doctor": "Check the environment, the models, the disk and the device.",

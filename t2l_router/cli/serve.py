@@ -4,11 +4,14 @@ import errno
 import ipaddress
 import logging
 import socket
+from datetime import UTC, datetime
 
 import click
 import uvicorn
 
-from t2l_router.bootstrap import build_app
+from adapters_store import AdapterStore
+from t2l_router import storage
+from t2l_router.bootstrap import build_access, build_app
 from t2l_router.cli.loading import bars
 from t2l_router.cli.options import settings_options
 from t2l_router.config import Settings
@@ -28,20 +31,40 @@ def command(settings: Settings) -> None:
     _log_to_stderr(settings.log_level)
     listening = listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    click.echo(f"t2l serves http://{shown}:{port}/v1 - Ctrl-C stops it", err=True)
-    if not _is_loopback(host):
-        click.echo(f"Warning: there are no keys; everyone who reaches {host} may chat", err=True)
-    readiness = Readiness()
-    config = uvicorn.Config(
-        build_app(settings, readiness, progress=bars()),
-        log_config=None,
-        ws="none",
-        timeout_graceful_shutdown=settings.drain_s,
-    )
-    _Server(config, readiness).run(sockets=[listening])
+    with storage.open_library(settings, actor="server") as store:
+        closed = not _is_loopback(host)
+        if closed:
+            _require_key(store, host)
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"t2l serves http://{shown}:{port}/v1 - Ctrl-C stops it", err=True)
+        readiness = Readiness()
+        access = build_access(settings, store, closed=closed)
+        config = uvicorn.Config(
+            build_app(settings, readiness, access=access, progress=bars()),
+            log_config=None,
+            ws="none",
+            timeout_graceful_shutdown=settings.drain_s,
+        )
+        _Server(config, readiness).run(sockets=[listening])
     if readiness.error:
         raise readiness.error
+
+
+def _require_key(store: AdapterStore, host: str) -> None:
+    """
+    Make sure that strangers on the network need a key.
+
+    Raises:
+        ConfigError: There is none that opens anything.
+    """
+    now = datetime.now(UTC)
+    for key in store.keys.list():
+        if key.revoked_at is None and (key.expires_at is None or key.expires_at > now):
+            return
+    raise ConfigError(
+        f"everyone who reaches {host} could chat, because there is no API key; "
+        "make one with `t2l keys create TENANT`, or listen on 127.0.0.1"
+    )
 
 
 class _Server(uvicorn.Server):

@@ -88,12 +88,20 @@ def test_foreign_address(tmp_path):
     assert "--host" in result.stderr
 
 
-def test_open_address_is_warned_of(tmp_path):
-    """Whoever opens the server to the network is told that it has no keys."""
+def test_network_needs_a_key(tmp_path):
+    """The server opens to the network only if there is a key, and then asks everybody for one."""
+    refused = t2l("serve", "--engine", "echo", "--host", "0.0.0.0", cwd=tmp_path)
+    made = t2l("keys", "create", "acme", "--format", "quiet", cwd=tmp_path)
     with serving("--engine", "echo", "--host", "0.0.0.0", cwd=tmp_path) as program:
-        said = program.process.stderr.readline()
+        program.wait_ready(20)
+        url = f"{program.url.replace('0.0.0.0', '127.0.0.1')}/v1/chat/completions"
+        without = httpx.post(url, json=CHAT)
+        bearer = {"authorization": f"Bearer {made.stdout.strip()}"}
+        inside = httpx.post(url, json=CHAT, headers=bearer)
 
-    assert said.startswith("Warning: there are no keys")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "t2l keys create" in refused.stderr
+    assert (without.status_code, inside.status_code) == (401, 200)
 
 
 def test_missing_checkpoint(tmp_path):

@@ -1,0 +1,63 @@
+"""What each route asks before it does anything: who is it, may they, and not too fast."""
+
+from typing import Annotated
+
+from fastapi import Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
+
+from adapters_store.keys import Scope
+from t2l_router.access import Access, Principal
+from t2l_router.wire import Usage
+
+# Only for the OpenAPI document; the header is read by `Access`, whose errors have our shape.
+_Bearer = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Security(HTTPBearer(auto_error=False, description="An API key: t2l keys create")),
+]
+
+
+class Gate:
+    """
+    FastAPI dependencies that let requests in.
+
+    Args:
+        access: Keys and limits; None lets everybody in as the tenant ``local``.
+    """
+
+    def __init__(self, access: Access | None = None) -> None:
+        self.access = access
+
+    async def chat(self, request: Request, _: _Bearer = None) -> None:
+        """Let in who may chat, within the tenant's limits."""
+        principal = await self._enter(request, "chat")
+        if self.access is not None:
+            headers = self.access.admit(principal.tenant)
+            request.state.headers += [(k.encode(), v.encode()) for k, v in headers]
+
+    async def look(self, request: Request, _: _Bearer = None) -> None:
+        """Let in who may chat, for what costs nothing."""
+        await self._enter(request, "chat")
+
+    async def admin(self, request: Request, _: _Bearer = None) -> None:
+        """Let in who may run the library."""
+        await self._enter(request, "admin")
+
+    def spend(self, tenant: str, usage: Usage) -> None:
+        """Count an answer's tokens."""
+        if self.access is not None:
+            self.access.spend(tenant, usage.prompt_tokens, usage.completion_tokens)
+
+    async def _enter(self, request: Request, scope: Scope) -> Principal:
+        principal = Principal()
+        if self.access is not None:
+            given = Headers(scope=request.scope).get("authorization")
+            principal = await self.access.principal(given, scope)
+        request.state.principal = principal
+        return principal
+
+
+def tenant_of(request: Request) -> str:
+    """Whose request this is: the tenant of the key that it came in with, never of its body."""
+    principal: Principal = request.state.principal
+    return principal.tenant

@@ -13,7 +13,11 @@ Everything that can go wrong, as one tree; `server` and `cli` translate it, each
     + InvalidAdapter · GenerationFailed
   x EngineError                 the thing that produces tokens
     + EngineBusy · EngineFailed
+  x CallError                   a client's call that brought no answer
+    + ServerUnreachable · ServerTimeout · CallRefused
 """
+
+_SERVER_ERROR = 5  # hundred
 
 
 class T2LError(Exception):
@@ -164,3 +168,55 @@ class EngineBusy(EngineError):
 
 class EngineFailed(EngineError):
     """The engine broke while answering this request."""
+
+
+class CallError(T2LError):
+    """A client's call to a server, or to a router in its own process, brought no answer."""
+
+    is_retryable = False
+
+
+class ServerUnreachable(CallError):
+    """No server answers at the address given, or the connection broke."""
+
+    is_retryable = True
+
+
+class ServerTimeout(CallError):
+    """The server is there but says nothing for too long; it may still be at work."""
+
+
+class CallRefused(CallError):
+    """
+    The server answered with an error.
+
+    Args:
+        message: The server's own words.
+        status: HTTP status; 500 for an error within a stream, whose status was sent before it.
+        code: OpenAI's ``code``.
+        param: The request field at fault.
+        request_id: What the server's log knows the request by.
+        retry_after_s: When the server wants to be asked again.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
+
+    @property
+    def is_retryable(self) -> bool:  # type: ignore[override]
+        """Whether the same request may be answered later."""
+        return self.status in (408, 409, 429) or self.status // 100 == _SERVER_ERROR

@@ -13,10 +13,12 @@ from t2l_router.cli.conversation import Conversation
 from t2l_router.cli.loading import loading
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Output, output_option
-from t2l_router.cli.talk import LocalTalk, RemoteTalk, Talk
+from t2l_router.cli.talk import Talk
+from t2l_router.client import HttpClient
 from t2l_router.config import Settings
 from t2l_router.describe import validated
 from t2l_router.errors import T2LError
+from t2l_router.inprocess import InProcessClient
 
 _HELP = "/task TEXT sets the task, /task alone drops it, /new starts over, /quit or Ctrl-D ends."
 
@@ -57,7 +59,7 @@ def command(
         description = validated(description)
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
-    talk = RemoteTalk(server) if server else _load(settings)
+    talk = Talk(HttpClient(server, max_retries=0)) if server else _load(settings)
     options = {name: value for name, value in sampling.items() if value is not None}
     # One event loop for all turns; Ctrl-C ends what runs in it, and not at once the program.
     with asyncio.Runner() as runner:
@@ -74,7 +76,8 @@ def command(
 
 def _load(settings: Settings) -> Talk:
     with loading() as (enter, progress):
-        return LocalTalk(bootstrap.build_router(settings, enter=enter, progress=progress))
+        router = bootstrap.build_router(settings, enter=enter, progress=progress)
+    return Talk(InProcessClient(router))
 
 
 def _repeat(runner: asyncio.Runner, conversation: Conversation) -> None:

@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from http import HTTPStatus
 from pathlib import PurePath
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -36,11 +37,11 @@ _LEAST_WIDTH = 8
 
 def exit_code(error: BaseException) -> int | None:
     """The exit code for an expected error, looked up along its classes; None for a bug of ours."""
+    if isinstance(error, errors.CallRefused):
+        if error.status == HTTPStatus.NOT_FOUND:
+            return NOT_FOUND
+        return FAILURE if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR else USAGE
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
-
-
-class ServerUnreachable(errors.T2LError):
-    """No server answers at the address given."""
 
 
 _CODES: dict[type[BaseException], int] = {
@@ -60,7 +61,8 @@ _CODES: dict[type[BaseException], int] = {
     store.InvalidInput: USAGE,
     store.InvalidImport: UNVERIFIED,
     store.VerificationFailed: UNVERIFIED,
-    ServerUnreachable: UNREACHABLE,
+    errors.ServerUnreachable: UNREACHABLE,
+    errors.ServerTimeout: UNREACHABLE,
 }
 
 

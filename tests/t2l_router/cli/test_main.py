@@ -7,8 +7,15 @@ import pytest
 from click.testing import CliRunner
 
 from t2l_router.cli import main as program
-from t2l_router.cli import output
-from t2l_router.errors import ConfigError, InvalidAdapter, T2LError, UnknownModel
+from t2l_router.errors import (
+    CallRefused,
+    ConfigError,
+    InvalidAdapter,
+    ServerTimeout,
+    ServerUnreachable,
+    T2LError,
+    UnknownModel,
+)
 
 
 def run(error: Exception | type[BaseException]) -> click.testing.Result:
@@ -31,7 +38,11 @@ def run(error: Exception | type[BaseException]) -> click.testing.Result:
         (UnknownModel("x"), 3),
         (FileExistsError("x"), 4),
         (InvalidAdapter("x"), 5),
-        (output.ServerUnreachable("x"), 6),
+        (ServerUnreachable("x"), 6),
+        (ServerTimeout("x"), 6),
+        (CallRefused("x", status=400), 2),
+        (CallRefused("x", status=404), 3),
+        (CallRefused("x", status=503), 1),
         (KeyboardInterrupt, 130),
     ],
 )

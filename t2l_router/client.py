@@ -10,9 +10,9 @@ import json
 import random
 import threading
 import time
+import weakref
 from collections.abc import AsyncGenerator, Generator, Iterator
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -87,8 +87,8 @@ class HttpClient:
         self._lock = threading.Lock()
         self._http: httpx.Client | None = None
         # A connection lives in the event loop that opened it, and callers may have several.
-        self._ahttp: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
-            WeakKeyDictionary()
+        self._ahttp: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
+            weakref.WeakKeyDictionary()
         )
 
     def chat(self, body: Body) -> Body:
@@ -168,6 +168,7 @@ class HttpClient:
         with self._lock:
             if self._http is None:
                 self._http = httpx.Client(**self._options)
+                weakref.finalize(self, self._http.close)
             return self._http
 
     def _aclient(self) -> httpx.AsyncClient:

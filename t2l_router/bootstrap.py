@@ -103,6 +103,7 @@ def build_app(
         readiness,
         max_body_bytes=settings.max_body_bytes,
         keep_alive_s=settings.keep_alive_s,
+        strict=settings.strict_requests,
         gate=Gate(access),
         lifespan=lifespan,
     )

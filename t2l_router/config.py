@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     keep_alive_s: float = Field(
         5.0, gt=0, description="Longest silence in a stream before a comment is sent."
     )
+    strict_requests: bool = Field(
+        False, description="Refuse request fields that nobody knows, as OpenAI does."
+    )
     requests_per_minute: int | None = Field(
         None, ge=1, description="Requests of a tenant that has no limit of its own."
     )

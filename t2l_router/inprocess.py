@@ -19,6 +19,7 @@ from t2l_router.errors import CallRefused, T2LError
 from t2l_router.faults import fault_of
 from t2l_router.reply import Reply
 from t2l_router.router import Caller, Router
+from t2l_router.wording import ChatWording
 
 T = TypeVar("T")
 # Nobody waits at a connection that could look dead.
@@ -94,12 +95,13 @@ class InProcessClient:
 
     async def _reply(self, body: Body) -> Reply:
         chat = wire.parse_chat(json.dumps(body).encode())
-        return Reply(chat, await self._router.chat(chat, Caller()), self._router.model.fingerprint)
+        answer = await self._router.chat(chat, Caller())
+        return Reply(answer, ChatWording(chat, self._router.model.fingerprint), n=chat.n or 1)
 
     async def _chat(self, body: Body) -> Body:
         try:
             reply = await self._reply(body | {"stream": False})
-            return (await reply.whole()).model_dump()
+            return await reply.whole()
         except T2LError as error:
             raise _refused(error) from error
 

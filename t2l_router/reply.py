@@ -1,20 +1,18 @@
-"""One answer in OpenAI's words: headers, a body or a stream of events, and our facts in each."""
+"""One answer over HTTP: headers, a body or a stream of events, and how it went."""
 
 import asyncio
-import json
 import logging
 import time
-import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 from t2l_router import wire
 from t2l_router.engines.base import Delta
 from t2l_router.faults import fault_of
 from t2l_router.router import Answer, Decision
+from t2l_router.wording import Gathered, Wording
 
 logger = logging.getLogger(__name__)
 
@@ -50,38 +48,34 @@ def _ignore(outcome: Outcome) -> None:
 
 class Reply:
     """
-    Puts one answer into OpenAI's words.
+    Takes an engine's pieces and gives an HTTP answer.
 
     Args:
-        chat: What is answered.
-        answer: How it is answered.
-        fingerprint: Of the base model: equal ones give equal tokens for equal seeds.
+        answer: The pieces, and why this adapter.
+        wording: How they are told.
+        n: Choices that were asked for.
         report: Told once how it went, whichever way it ended.
     """
 
     def __init__(
         self,
-        chat: wire.ChatRequest,
         answer: Answer,
-        fingerprint: str,
+        wording: Wording,
         *,
+        n: int = 1,
         report: Callable[[Outcome], None] = _ignore,
     ) -> None:
         self._deltas = answer.deltas
         self._decision = answer.decision
         self._timing_ms = dict(answer.timing_ms)
-        self._wants_usage_chunk = chat.wants_usage_chunk
+        self._wording = wording
+        self._n = n
         self._report = report
         self._started = time.perf_counter()
         self._first_token_s: float | None = None
         self._n_pieces = 0
-        self._last = Delta()
-        self._common: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": chat.model,
-            "system_fingerprint": f"fp_{fingerprint[:12]}",
-        }
+        self._usage: wire.Usage | None = None
+        self._finish_reason: wire.FinishReason | None = None
 
     def headers(self) -> dict[str, str]:
         """Which adapter served and why, in characters that a header may have."""
@@ -93,27 +87,20 @@ class Reply:
             "Server-Timing": ", ".join(f"{k};dur={ms}" for k, ms in facts.timing_ms.items()),
         }
 
-    async def whole(self) -> wire.ChatCompletion:
+    async def whole(self) -> dict[str, Any]:
         """Collect the answer."""
-        texts = []
+        choices = [Gathered() for _ in range(self._n)]
         try:
             async with aclosing(self._deltas) as deltas:
                 async for delta in deltas:
                     self._note(delta)
-                    texts.append(delta.text)
+                    choices[delta.index].add(delta)
         except BaseException as error:
             self._finish(error)
             raise
         self._finish()
-        assert self._last.finish_reason is not None, "an engine's last delta says why it ended"
-        assert self._last.usage is not None, "an engine's last delta holds the usage"
-        message = wire.AnswerMessage(content="".join(texts))
-        return wire.ChatCompletion(
-            **self._common,
-            choices=[wire.Choice(message=message, finish_reason=self._last.finish_reason)],
-            usage=self._last.usage,
-            t2l=self._facts(),
-        )
+        assert self._usage is not None, "an engine's last delta holds the usage"
+        return self._wording.whole(choices, self._usage, self._facts())
 
     async def begin(self, keep_alive_s: float) -> AsyncGenerator[bytes, None]:
         """
@@ -127,8 +114,6 @@ class Reply:
         except BaseException as error:
             self._finish(error)
             raise
-        for delta in first:
-            self._note(delta)
         return self._events(first, paced)
 
     async def _events(
@@ -137,70 +122,45 @@ class Reply:
         ended_by: BaseException | None = asyncio.CancelledError()
         try:
             async with aclosing(rest):
-                facts = self._facts().model_dump()
-                yield self._event([_choice({"role": "assistant", "content": ""})], t2l=facts)
-                yield self._encode(first)
+                told = self._tell(first)  # before the facts, which hold the time of the first
+                yield self._wording.opening(self._facts())
+                yield told
                 async for deltas in rest:
-                    for delta in deltas:
-                        self._note(delta)
-                    yield self._encode(deltas)
+                    yield self._tell(deltas)
             yield wire.sse(wire.DONE)
             ended_by = None
         except Exception as error:
             # The status is sent: an error can only be an event, and after it there is no DONE.
             ended_by = error
             _, body = fault_of(error)
-            logger.exception("the stream of %s broke", self._common["id"])
+            logger.exception("the stream of %s broke", self._wording.common["id"])
             yield wire.sse(body)
         finally:
             self._finish(ended_by)
 
-    def _encode(self, deltas: list[Delta]) -> bytes:
+    def _tell(self, deltas: list[Delta]) -> bytes:
         """The events of the pieces that came together; silence is a comment."""
-        if not deltas:
-            return wire.KEEP_ALIVE
-        events = []
         for delta in deltas:
-            if delta.text:
-                events.append(self._text_event(delta.text))
-            if delta.finish_reason:
-                events.append(self._event([_choice({}, delta.finish_reason)]))
-            if delta.usage and self._wants_usage_chunk:
-                events.append(self._event([], usage=delta.usage.model_dump()))
-        return b"".join(events)
-
-    def _text_event(self, text: str) -> bytes:
-        head, tail = self._text_frame
-        return head + json.dumps(text, ensure_ascii=False).encode(errors="replace") + tail
-
-    @cached_property
-    def _text_frame(self) -> list[bytes]:
-        """What stands before and after the text: nearly every event differs in its text alone."""
-        return self._event([_choice({"content": "\0"})]).split(rb'"\u0000"')
-
-    def _event(self, choices: list[dict[str, Any]], **extra: Any) -> bytes:
-        if self._wants_usage_chunk:
-            extra.setdefault("usage", None)
-        kind = {"object": "chat.completion.chunk"}
-        chunk = {**self._common, **kind, "choices": choices, **extra}
-        return wire.sse(json.dumps(chunk, separators=(",", ":")))
+            self._note(delta)
+        return b"".join(map(self._wording.piece, deltas)) if deltas else wire.KEEP_ALIVE
 
     def _note(self, delta: Delta) -> None:
         if self._first_token_s is None:
             self._first_token_s = time.perf_counter() - self._started
             self._timing_ms["first_token"] = self._first_token_s * 1_000
         self._n_pieces += 1
-        self._last = delta
+        self._usage = delta.usage or self._usage
+        self._finish_reason = delta.finish_reason or self._finish_reason
 
     def _finish(self, error: BaseException | None = None) -> None:
         end: wire.FinishReason | Literal["error", "cancelled"]
-        if error is None and self._last.finish_reason:
-            end = self._last.finish_reason
+        if error is None and self._finish_reason:
+            end = self._finish_reason
         else:
             end = "error" if isinstance(error, Exception) else "cancelled"
         outcome = Outcome(
             decision=self._decision,
-            usage=self._last.usage or wire.Usage.of(0, self._n_pieces),
+            usage=self._usage or wire.Usage.of(0, self._n_pieces),
             end=end,
             first_token_s=self._first_token_s,
             duration_s=time.perf_counter() - self._started,
@@ -220,12 +180,6 @@ def facts_of(decision: Decision, timing_ms: dict[str, float]) -> wire.AdapterFac
         reason=decision.reason,
         timing_ms={phase: round(ms, 2) for phase, ms in timing_ms.items()},
     )
-
-
-def _choice(
-    delta: dict[str, Any], finish_reason: wire.FinishReason | None = None
-) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
 
 
 async def _paced(

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Lifespan
 
 from adapters_store.errors import StoreError
-from t2l_router import wire
+from t2l_router import completions, wire
 from t2l_router.describe import HEADER
 from t2l_router.errors import T2LError, UnknownModel
 from t2l_router.faults import fault_of, headers_of
@@ -23,6 +23,7 @@ from t2l_router.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from t2l_router.readiness import Readiness
 from t2l_router.reply import Outcome, Reply
 from t2l_router.router import Caller
+from t2l_router.wording import ChatWording, TextWording
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def create_app(
     *,
     max_body_bytes: int,
     keep_alive_s: float,
+    strict: bool = False,
     gate: Gate | None = None,
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> ASGIApp:
@@ -42,26 +44,28 @@ def create_app(
         readiness: Holds the router, once there is one.
         max_body_bytes: Largest request body.
         keep_alive_s: Longest silence in a stream.
+        strict: Refuse request fields that nobody knows.
         gate: Lets requests in; None lets all in.
         lifespan: Entered before the first request, left after the last.
     """
     app = FastAPI(title="t2l", version=version("t2l"), lifespan=lifespan)
     gate = gate or Gate()
-    api = Api(readiness, gate, keep_alive_s)
+    api = Api(readiness, gate, keep_alive_s, strict=strict)
     may_look = [Depends(gate.look)]
-    chat_body = {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": wire.ChatRequest.model_json_schema()}},
-        }
-    }
     app.add_api_route(
         "/v1/chat/completions",
         api.chat,
         methods=["POST"],
         dependencies=[Depends(gate.chat)],
-        openapi_extra=chat_body,
+        openapi_extra=_body_of(wire.ChatRequest),
         responses={200: {"model": wire.ChatCompletion}},
+    )
+    app.add_api_route(
+        "/v1/completions",
+        api.complete,
+        methods=["POST"],
+        dependencies=[Depends(gate.chat)],
+        openapi_extra=_body_of(completions.CompletionRequest),
     )
     app.add_api_route(
         "/v1/models", api.models, dependencies=may_look, response_model=wire.ModelList
@@ -79,6 +83,12 @@ def create_app(
     return RequestIdMiddleware(BodyLimitMiddleware(app, max_body_bytes))
 
 
+def _body_of(model: type[wire.Incoming]) -> dict[str, Any]:
+    """The OpenAPI of a body that the route reads itself."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 class Api:
     """
     The routes.
@@ -87,9 +97,13 @@ class Api:
         readiness: Holds the router, once there is one.
         gate: Told what answers cost.
         keep_alive_s: Longest silence in a stream.
+        strict: Refuse request fields that nobody knows.
     """
 
-    def __init__(self, readiness: Readiness, gate: Gate, keep_alive_s: float) -> None:
+    def __init__(
+        self, readiness: Readiness, gate: Gate, keep_alive_s: float, *, strict: bool
+    ) -> None:
+        self._strict = strict
         self._readiness = readiness
         self._gate = gate
         self._keep_alive_s = keep_alive_s
@@ -97,11 +111,16 @@ class Api:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation, in one piece or streamed."""
-        if request.headers.get("content-type", "").partition(";")[0] != "application/json":
-            raise HTTPException(415, "send the body with Content-Type: application/json")
-        chat = wire.parse_chat(await request.body())
-        caller = Caller(tenant_of(request), request.headers.get(HEADER))
-        return await _unless_gone(request, self._answer(chat, caller))
+        chat = wire.parse_chat(await _json(request), strict=self._strict)
+        return await _unless_gone(request, self._answer(chat, _caller(request), ChatWording))
+
+    async def complete(self, request: Request) -> Response:
+        """Answer prompts in OpenAI's older format."""
+        chats = completions.parse(await _json(request)).chats()
+        caller = _caller(request)
+        if len(chats) == 1:
+            return await _unless_gone(request, self._answer(chats[0], caller, TextWording))
+        return await _unless_gone(request, self._answer_all(chats, caller))
 
     async def models(self, request: Request) -> wire.ModelList:
         """List what a request may name as its model."""
@@ -126,21 +145,51 @@ class Api:
         body = {"status": "ok" if ready else "unavailable", "phase": self._readiness.phase}
         return JSONResponse(body, 200 if ready else 503)
 
-    async def _answer(self, chat: wire.ChatRequest, caller: Caller) -> Response:
+    async def _answer(
+        self, chat: wire.ChatRequest, caller: Caller, wording: type[ChatWording]
+    ) -> Response:
+        reply = await self._reply(chat, caller, wording)
+        if chat.stream:
+            events = await reply.begin(self._keep_alive_s)
+            return StreamingResponse(
+                events, media_type="text/event-stream", headers=reply.headers()
+            )
+        return JSONResponse(await reply.whole(), headers=reply.headers())
+
+    async def _answer_all(self, chats: list[wire.ChatRequest], caller: Caller) -> Response:
+        """Answer prompts side by side; the first one's adapter is told, as all have one task."""
+        replies = [await self._reply(chat, caller, TextWording) for chat in chats]
+        bodies = await asyncio.gather(*(reply.whole() for reply in replies))
+        choices = [choice for body in bodies for choice in body["choices"]]
+        counts = [body["usage"] for body in bodies]
+        body = bodies[0] | {
+            "choices": [choice | {"index": index} for index, choice in enumerate(choices)],
+            "usage": {kind: sum(count[kind] for count in counts) for kind in counts[0]},
+        }
+        return JSONResponse(body, headers=replies[0].headers())
+
+    async def _reply(
+        self, chat: wire.ChatRequest, caller: Caller, wording: type[ChatWording]
+    ) -> Reply:
         router = self._readiness.router
         answer = await router.chat(chat, caller)
 
         def report(outcome: Outcome) -> None:
             self._gate.spend(caller.tenant, outcome.usage)
 
-        reply = Reply(chat, answer, router.model.fingerprint, report=report)
-        if chat.stream:
-            events = await reply.begin(self._keep_alive_s)
-            return StreamingResponse(
-                events, media_type="text/event-stream", headers=reply.headers()
-            )
-        completion = await reply.whole()
-        return JSONResponse(completion.model_dump(), headers=reply.headers())
+        told = wording(chat, router.model.fingerprint)
+        return Reply(answer, told, n=chat.n or 1, report=report)
+
+
+def _caller(request: Request) -> Caller:
+    return Caller(tenant_of(request), request.headers.get(HEADER))
+
+
+async def _json(request: Request) -> bytes:
+    """The body, if it says that it is JSON: a browser can't say so for a stranger's page."""
+    if request.headers.get("content-type", "").partition(";")[0] != "application/json":
+        raise HTTPException(415, "send the body with Content-Type: application/json")
+    return await request.body()
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:

@@ -9,7 +9,7 @@ Unknown fields are allowed, as the specification doesn't forbid them.
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
@@ -70,18 +70,20 @@ _TEXT_OR_LIST = WithJsonSchema(
 )
 
 
-class _Incoming(BaseModel):
+class Incoming(BaseModel):
+    """What clients send; unknown fields are kept, wrong types are refused."""
+
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class CalledFunction(_Incoming):
+class CalledFunction(Incoming):
     """The function of an earlier tool call."""
 
     name: str
     arguments: str
 
 
-class CalledTool(_Incoming):
+class CalledTool(Incoming):
     """A tool call of an earlier answer, as the client sends it back."""
 
     id: str
@@ -89,7 +91,7 @@ class CalledTool(_Incoming):
     function: CalledFunction
 
 
-class Function(_Incoming):
+class Function(Incoming):
     """A function that the model may call; its parameters are a JSON Schema."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
@@ -98,27 +100,27 @@ class Function(_Incoming):
     strict: bool | None = None
 
 
-class Tool(_Incoming):
+class Tool(Incoming):
     """One entry of ``tools``."""
 
     type: Literal["function"]
     function: Function
 
 
-class ChosenFunction(_Incoming):
+class ChosenFunction(Incoming):
     """The one function that must be called."""
 
     name: str
 
 
-class ChosenTool(_Incoming):
+class ChosenTool(Incoming):
     """A ``tool_choice`` that names a function."""
 
     type: Literal["function"]
     function: ChosenFunction
 
 
-class JsonSchema(_Incoming):
+class JsonSchema(Incoming):
     """A schema that the answer must fit."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
@@ -128,14 +130,14 @@ class JsonSchema(_Incoming):
     strict: bool | None = None
 
 
-class ResponseFormat(_Incoming):
+class ResponseFormat(Incoming):
     """What kind of text the answer is."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
-class Message(_Incoming):
+class Message(Incoming):
     """One turn; its content is text, whichever form it came in."""
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
@@ -145,14 +147,14 @@ class Message(_Incoming):
     tool_call_id: str | None = None
 
 
-class StreamOptions(_Incoming):
+class StreamOptions(Incoming):
     """What a stream carries besides the text."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class ChatRequest(_Incoming):
+class ChatRequest(Incoming):
     """The body of ``POST /v1/chat/completions``."""
 
     messages: list[Message] = Field(min_length=1)
@@ -223,31 +225,92 @@ class ChatRequest(_Incoming):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-def parse_chat(body: bytes) -> ChatRequest:
+R = TypeVar("R", bound=Incoming)
+
+
+def parse_chat(body: bytes, *, strict: bool = False) -> ChatRequest:
     """
     Read a request body.
+
+    Args:
+        body: JSON, whatever else it claims to be.
+        strict: Refuse fields that nobody knows.
+
+    Raises:
+        InvalidRequest: Naming the first field at fault.
+    """
+    request = _checked(parse(body, ChatRequest))
+    if strict and request.model_extra:
+        unknown = next(iter(request.model_extra))[:80]
+        raise InvalidRequest(f"Unrecognized request argument supplied: {unknown}", param=unknown)
+    return request
+
+
+def parse(body: bytes, model: type[R]) -> R:
+    """
+    Read a request body of one format.
 
     Raises:
         InvalidRequest: Naming the first field at fault.
     """
     try:
-        request = ChatRequest.model_validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         raise _invalid(error) from None
+
+
+def checked_chat(fields: dict[str, Any]) -> ChatRequest:
+    """
+    A chat request from its fields.
+
+    Raises:
+        InvalidRequest: Naming the first field at fault.
+    """
+    try:
+        return _checked(ChatRequest.model_validate(fields))
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _checked(request: ChatRequest) -> ChatRequest:
+    """Refuse what is not built, and fields that contradict each other."""
     for field, neutral in REFUSED.items():
         value = getattr(request, field)
         if isinstance(value, BaseModel):
             value = value.model_dump(exclude_unset=True)
         if value is not None and value not in neutral:
             raise InvalidRequest(f"{field} is not supported here; leave it out", param=field)
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+    form = request.response_format
+    if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
+        raise InvalidRequest(
+            'json_schema belongs to type "json_schema", and to no other',
+            param="response_format.json_schema",
+        )
+    _check_tools(request)
     for i, message in enumerate(request.messages):
-        if message.tool_calls:
+        if message.role == "tool" and message.tool_call_id is None:
             raise InvalidRequest(
-                "tool calls are not supported here", param=f"messages[{i}].tool_calls"
+                "a tool's message says which call it answers", param=f"messages[{i}].tool_call_id"
             )
-        if message.content is None:
+        if message.content is None and not message.tool_calls:
             raise InvalidRequest("a message needs content", param=f"messages[{i}].content")
+        if message.tool_calls and message.role != "assistant":
+            raise InvalidRequest("only an assistant calls tools", param=f"messages[{i}].tool_calls")
     return request
+
+
+def _check_tools(request: ChatRequest) -> None:
+    names = {tool.function.name for tool in request.tools or []}
+    choice = request.tool_choice
+    if choice == "required" and not names:
+        raise InvalidRequest("tool_choice needs tools", param="tool_choice")
+    if isinstance(choice, ChosenTool) and choice.function.name not in names:
+        raise InvalidRequest(
+            f"tool_choice names {choice.function.name[:80]!r}, which is not among the tools",
+            param="tool_choice",
+        )
 
 
 def _invalid(error: ValidationError) -> InvalidRequest:

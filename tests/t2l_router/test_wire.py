@@ -14,6 +14,9 @@ def body(**fields) -> bytes:
     return json.dumps({"model": "m", "messages": [USER]} | fields).encode()
 
 
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
 def fault(data: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         wire.parse_chat(data)
@@ -161,18 +164,16 @@ def test_stop_string():
             "image_url",
         ),
         (body(messages=[{"role": "user", "content": ["x"]}]), "messages[0].content", "part 0"),
+        (body(messages=[{"role": "assistant"}]), "messages[0].content", "needs content"),
         (
-            body(
-                messages=[
-                    {
-                        "role": "assistant",
-                        "content": None,
-                        "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "{}"}}],
-                    }
-                ]
-            ),
+            body(messages=[{"role": "tool", "content": "4"}]),
+            "messages[0].tool_call_id",
+            "which call",
+        ),
+        (
+            body(messages=[{"role": "user", "content": "", "tool_calls": [CALL]}]),
             "messages[0].tool_calls",
-            "not supported",
+            "only an assistant",
         ),
         (body(model=None), "model", "string"),
         (body(temperature="hot"), "temperature", "number"),
@@ -264,3 +265,26 @@ def test_chunk_has_only_what_was_set():
 def test_error_of_anything_else(data):
     """What isn't an error in our shape is none."""
     assert wire.error_of(data) is None
+
+
+def test_conversation_with_tools():
+    """A conversation in which a tool was called comes through whole."""
+    said = [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "a", "content": "4"},
+    ]
+
+    request = wire.parse_chat(body(messages=said))
+
+    assert request.messages[0].tool_calls[0].function.name == "f"
+    assert request.messages[1].tool_call_id == "a"
+
+
+def test_strict():
+    """Unknown fields pass, unless the server is strict; known ones always do."""
+    data = body(t2l_description="x", min_tokens=3)
+
+    assert wire.parse_chat(data).model_extra == {"min_tokens": 3}
+    with pytest.raises(InvalidRequest, match="Unrecognized request argument supplied: min_tokens"):
+        wire.parse_chat(data, strict=True)
+    wire.parse_chat(body(t2l_description="x"), strict=True)

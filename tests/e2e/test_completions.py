@@ -1,0 +1,62 @@
+"""OpenAI's older format, through its own client."""
+
+import openai
+import pytest
+
+from tests.e2e.conftest import MODEL
+
+
+@pytest.fixture(scope="module")
+def client(echo):
+    with openai.OpenAI(base_url=f"{echo.url}/v1", api_key="-", max_retries=0) as client:
+        yield client
+
+
+def test_prompt(client):
+    """A prompt is answered, plain and streamed alike."""
+    plain = client.completions.create(model=MODEL, prompt="one two")
+    stream = client.completions.create(model=MODEL, prompt="one two", stream=True)
+
+    assert (plain.choices[0].text, plain.choices[0].finish_reason) == ("[base] one two", "stop")
+    assert "".join(c.text for chunk in stream for c in chunk.choices) == plain.choices[0].text
+    assert plain.object == "text_completion"
+
+
+def test_prompts(client):
+    """Several prompts are answered in their order, with the counts of all."""
+    answer = client.completions.create(model=MODEL, prompt=["one", "two three"], max_tokens=2)
+
+    assert [(c.index, c.text) for c in answer.choices] == [(0, "[base] one"), (1, "[base] two")]
+    assert answer.usage.prompt_tokens == 3
+
+
+def test_description(client):
+    """The task description has the same effect as in a chat."""
+    answer = client.completions.create(
+        model=MODEL, prompt="one", extra_body={"t2l_description": "Count the words"}
+    )
+
+    assert answer.choices[0].text == f"[{answer.t2l['adapter']}] one"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": [[1], [2]]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["a"] * 65}, "prompt"),
+        ({"suffix": "x"}, "suffix"),
+        ({"echo": True}, "echo"),
+        ({"best_of": 3}, "best_of"),
+        ({"prompt": ["a", "b"], "stream": True}, "prompt"),
+        ({"temperature": 3}, "temperature"),
+        ({"extra_body": {"messages": []}}, "messages"),
+    ],
+)
+def test_refused(client, fields, param):
+    """What can't be done is refused by name."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(**{"model": MODEL, "prompt": "a"} | fields)
+
+    assert caught.value.param == param

@@ -37,7 +37,9 @@ class Task:
         family: What kind of task it is.
         licence_class: Decides whether weights trained on it may ship.
         definition: The full instructions, as an annotator would get them.
-        descriptions: What a user might say of the task, in the paper's style.
+        descriptions: What a user might say of the task, in the paper's style; for evaluation, so
+            those kept for it where the corpus keeps some.
+        training_descriptions: The same for training; where some are kept for evaluation, others.
         terse_descriptions: The same as chat users type it.
         path: The file of examples.
         metric: The task's own metric, by the corpus' name for it.
@@ -49,6 +51,7 @@ class Task:
     licence_class: str
     definition: str
     descriptions: tuple[str, ...]
+    training_descriptions: tuple[str, ...]
     terse_descriptions: tuple[str, ...]
     path: Path
     metric: str = "exact_match"
@@ -95,6 +98,7 @@ def _task(raw: dict[str, Any], folder: Path) -> Task:
         licence_class=raw["licence_class"],
         definition=raw["definition"],
         descriptions=tuple(raw["eval_descriptions"] or raw["descriptions"]),
+        training_descriptions=tuple(raw["descriptions"]),
         terse_descriptions=tuple(raw.get("terse_descriptions", ())),
         path=folder / raw["file"],
         metric=raw.get("metric", "exact_match"),

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from t2l_router.errors import ConfigError
-from training.corpus import load_tasks
+from training.corpus import Task, load_tasks
 from training.sampling import sample
 from training.systems import random_text
 
@@ -54,6 +54,33 @@ class StoredEmbeddings:
             return self._rows[[self._index[text] for text in texts]]
         except KeyError as error:
             raise ConfigError(f"no stored embedding of {error}") from None
+
+
+class OneHotEncoder:
+    """
+    An encoder whose embeddings are one-hot: it knows which task a description belongs to.
+
+    Args:
+        order: The tasks that a one-hot hypernetwork was trained on, in their order.
+        tasks: Hold the descriptions.
+    """
+
+    def __init__(self, order: Sequence[str], tasks: Sequence[Task]) -> None:
+        rows = {name: row for row, name in enumerate(order)}
+        self._width = len(order)
+        self._index = {
+            text: rows[task.name]
+            for task in tasks
+            if task.name in rows
+            for text in (*task.descriptions, *task.terse_descriptions)
+        }
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Give unit vectors, ``[N, number of tasks]``."""
+        missing = next((text for text in texts if text not in self._index), None)
+        if missing is not None:
+            raise ConfigError(f"one-hot embeddings know trained tasks only, not: {missing[:60]!r}")
+        return np.eye(self._width, dtype=np.float32)[[self._index[text] for text in texts]]
 
 
 def load_encoder(name: str) -> Encoder:

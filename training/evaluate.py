@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from t2l_router import checkpoint
-from t2l_router.errors import T2LError
+from t2l_router.errors import ConfigError, T2LError
 from t2l_router.generator import AdapterGenerator
 from t2l_router.lora import LoraSpec, LoraWeights
 from training.bench import Bench, Inputs
 from training.corpus import load_tasks
-from training.embeddings import load_encoder
+from training.embeddings import Encoder, OneHotEncoder, load_encoder
 from training.oracle_file import Oracles
 from training.sampling import sample
 from training.scoring import METRICS, summarise
@@ -46,14 +46,21 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
     generator = AdapterGenerator.load(args.checkpoint, base=lora, device=args.device)
     tasks = load_tasks(args.corpus, args.split.split(","))
     drawn = [sample(task, args.limit, args.seed) for task in tasks]
+    own = Oracles.load(args.own_oracles) if args.own_oracles else None
+    if hypernet.config.encoder == "one-hot":
+        if own is None:
+            raise ConfigError("a one-hot hypernetwork needs --own-oracles, whose tasks it knows")
+        encoder: Encoder = OneHotEncoder(own.tasks, tasks)
+    else:
+        encoder = load_encoder(args.encoder or hypernet.config.encoder)
     inputs = Inputs(
         tasks,
         examples=[examples for examples, _ in drawn],
         shots=[shots for _, shots in drawn],
-        encoder=load_encoder(args.encoder or hypernet.config.encoder),
+        encoder=encoder,
         shared=LoraWeights.load_peft(args.multi_task, lora) if args.multi_task else None,
         library=Oracles.load(args.oracles) if args.oracles else None,
-        own=Oracles.load(args.own_oracles) if args.own_oracles else None,
+        own=own,
     )
     bench = Bench(inputs, generator, args.max_new_tokens, args.batch)
     bench.load_base(args.base or lora.base_model, device=args.device)

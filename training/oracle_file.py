@@ -29,6 +29,8 @@ class Oracles:
         lora_B: Module name -> ``[N, L, d_out, R]`` bf16.
         embeddings: ``[M, D]`` the tasks' descriptions, unit L2 norm; M may be 0.
         embedding_tasks: ``[M]`` int64, whose description each row is.
+        encoder: The embeddings' encoder, its public name.
+        encoder_fingerprint: Its fingerprint.
     """
 
     spec: LoraSpec
@@ -37,6 +39,8 @@ class Oracles:
     lora_B: Mapping[str, Tensor] = field(repr=False)
     embeddings: Tensor = field(repr=False)
     embedding_tasks: Tensor = field(repr=False)
+    encoder: str = ""
+    encoder_fingerprint: str = ""
 
     def nearest(self, embeddings: NDArray[np.float32]) -> list[str]:
         """
@@ -80,6 +84,8 @@ class Oracles:
         metadata = {
             "spec": json.dumps(dataclasses.asdict(self.spec)),
             "tasks": json.dumps(list(self.tasks)),
+            "encoder": self.encoder,
+            "encoder_fingerprint": self.encoder_fingerprint,
         }
         beside = path.with_name(f".{path.name}.part")
         save_file({n: t.contiguous() for n, t in tensors.items()}, beside, metadata=metadata)
@@ -95,16 +101,21 @@ class Oracles:
         """
         try:
             with safe_open(path, "pt") as file:
-                spec = json.loads(file.metadata()["spec"])
-                tasks = json.loads(file.metadata()["tasks"])
+                facts = file.metadata()
+                spec = json.loads(facts["spec"])
                 modules = tuple(ModuleShape(**module) for module in spec.pop("modules"))
-                a = {m.name: file.get_tensor(f"{m.name}.lora_A") for m in modules}
-                b = {m.name: file.get_tensor(f"{m.name}.lora_B") for m in modules}
-                embeddings = file.get_tensor("embeddings")
-                embedding_tasks = file.get_tensor("embedding_tasks")
+                return cls(
+                    LoraSpec(modules=modules, **spec),
+                    json.loads(facts["tasks"]),
+                    {m.name: file.get_tensor(f"{m.name}.lora_A") for m in modules},
+                    {m.name: file.get_tensor(f"{m.name}.lora_B") for m in modules},
+                    file.get_tensor("embeddings"),
+                    file.get_tensor("embedding_tasks"),
+                    facts["encoder"],
+                    facts["encoder_fingerprint"],
+                )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{path} is no file of oracle LoRAs ({error!r}); make one with: "
                 f"python -m training.sft --system oracles"
             ) from None
-        return cls(LoraSpec(modules=modules, **spec), tasks, a, b, embeddings, embedding_tasks)

@@ -75,7 +75,9 @@ class TaskAdapters(nn.Module):
         a, b = ({name: t.detach().bfloat16().cpu() for name, t in s.items()} for s in sides)
         embeddings = torch.from_numpy(pack.embeddings)
         owners = torch.from_numpy(pack.embedding_tasks.astype(np.int64))
-        return Oracles(self.spec, pack.facts["tasks"], a, b, embeddings, owners)
+        facts = pack.facts
+        encoder = (facts["encoder"], facts["encoder_fingerprint"])
+        return Oracles(self.spec, facts["tasks"], a, b, embeddings, owners, *encoder)
 
 
 class RowAdamW(torch.optim.Optimizer):

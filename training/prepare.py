@@ -94,7 +94,8 @@ def build(
         ):
             continue
         names.append(task.name)
-        rich = rng.sample(task.descriptions, min(descriptions, len(task.descriptions)))
+        known = task.training_descriptions
+        rich = rng.sample(known, min(descriptions, len(known)))
         for group, kind in ((rich, 0), (task.terse_descriptions, 1)):
             texts += group
             text_tasks += [index] * len(group)
@@ -132,7 +133,7 @@ def _add_task(
 
 def _instruct(example: Example, task: Task, rng: random.Random) -> list[Message]:
     """Say the task in the prompt: by a description, the definition, or a system prompt."""
-    any_description = task.descriptions + task.terse_descriptions
+    any_description = task.training_descriptions + task.terse_descriptions
     chance = rng.random()
     if chance < 0.4:  # noqa: PLR2004 - the mixture is the recipe
         return chat(example.text, instruction=rng.choice(any_description))

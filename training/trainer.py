@@ -85,14 +85,14 @@ class Trainer:
         validation: Pack | None = None,
     ) -> None:
         self.base, self.source, self.pack, self.recipe = base, source, pack, recipe
-        self.device = next(base.parameters()).device
+        self.device = next(source.parameters()).device
         self.step = 0
         self.tokens = 0
         self.history: list[dict[str, float]] = []
         self._params = dict(source.named_parameters())
         self._averaged = {name: p.detach().clone() for name, p in self._params.items()}
         self._optimiser = self._new_optimiser(recipe)
-        self._sampler = _sampler(pack, recipe)
+        self._sampler = self._new_sampler()
         self._validation = None
         if validation is not None:
             self._validation = _sampler(validation, recipe, plain=1.0, terse=0.5, mix=0.0)
@@ -141,6 +141,9 @@ class Trainer:
             1 - decay,
         )
         return loss.detach()
+
+    def _new_sampler(self) -> Sampler:
+        return _sampler(self.pack, self.recipe)
 
     def _new_optimiser(self, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.AdamW(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from t2l_router import checkpoint
+from t2l_router.errors import ConfigError
 from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec
 from training import bench, embeddings, evaluate
@@ -189,3 +190,25 @@ def test_shuffled_gives_every_task_anothers_description(corpus) -> None:
 def test_systems_keep_their_order() -> None:
     """Systems come out in the order they were asked for."""
     assert [system.name for system in choose("t2l,base")] == ["t2l", "base"]
+
+
+def test_one_hot_encoder_knows_the_trained_tasks(corpus) -> None:
+    """Each description gives its task's unit vector; another task's is refused."""
+    tasks = load_tasks(corpus, ["train", "validation"])
+    encoder = embeddings.OneHotEncoder(["shout", "echo"], tasks)
+
+    rows = encoder.embed(["echo pls", "You are asked to shout."])
+
+    assert rows.tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(ConfigError, match="trained tasks only"):
+        encoder.embed(["count pls"])
+
+
+def test_one_hot_checkpoints_need_their_oracles(corpus, trained, tiny_base, tmp_path) -> None:
+    """The order of tasks isn't in the checkpoint: the oracles' file says it."""
+    spec = checkpoint.from_pretrained(trained / "net").config.lora
+    net = Hypernet(HypernetConfig(spec, 2, "one-hot", "one-hot-2"))
+    checkpoint.save_pretrained(net, tmp_path / "net", card="")
+
+    with pytest.raises(SystemExit, match="needs --own-oracles"):
+        evaluate.main(arguments(corpus, trained, tiny_base, checkpoint=tmp_path / "net"))

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 ABSENT = ("pydantic", "faiss", "sqlalchemy", "fastapi", "litellm", "uvicorn", "alembic")
-MODULES = ("sft", "evaluate", "compare", "oracles", "embeddings")
+MODULES = ("sft", "evaluate", "compare", "oracles", "embeddings", "recon")
 
 
 def test_training_needs_no_server_packages() -> None:

@@ -25,6 +25,7 @@ def task(name: str, split: str = "train") -> Task:
         licence_class="permissive",
         definition=name,
         descriptions=tuple(f"Please do the {name} thing for me, way {i}." for i in range(9)),
+        training_descriptions=(),
         terse_descriptions=tuple(f"{name} pls {i}" for i in range(5)),
         path=Path("nowhere"),
     )

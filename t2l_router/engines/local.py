@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2l_router import chat_format
 from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
-from t2l_router.engines.decoding import Decoder, Prompt
+from t2l_router.engines.batch import Batch
+from t2l_router.engines.decoding import Prompt, Vocabulary
+from t2l_router.engines.kv import KvBank
 from t2l_router.engines.sampling import SamplingParams
 from t2l_router.engines.slots import SlotBank
 from t2l_router.engines.worker import Job, Worker
 from t2l_router.errors import InvalidRequest, PromptTooLong
 from t2l_router.lora import LoraSpec
-from t2l_router.wire import ChatRequest
+from t2l_router.wire import ChatRequest, Usage
 
 _MAX_DIGITS = 10
+_READ_TOGETHER = {False: 1, True: 8}  # on a GPU short prompts are read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class EngineLimits:
         max_waiting: Requests in the queue.
         max_tokens: Longest answer, unless a request names its own limit.
         temperature: Sampling temperature, unless a request names one.
+        kv_memory_mib: Memory for keys and values: of running requests, and of earlier turns.
     """
 
     slots: int = 16
@@ -37,6 +41,7 @@ class EngineLimits:
     max_waiting: int = 64
     max_tokens: int = 512
     temperature: float = 0.2
+    kv_memory_mib: int = 2_048
 
 
 class LocalEngine:
@@ -64,9 +69,16 @@ class LocalEngine:
         self._max_context: int = config.max_position_embeddings
         self._vocab_size: int = config.vocab_size
         bank = SlotBank(model, spec, limits.slots)
+        self._kv = KvBank(
+            model,
+            max_rows=limits.max_running,
+            max_length=self._max_context,
+            budget_bytes=limits.kv_memory_mib << 20,
+        )
         self._worker = Worker(
-            Decoder(model, tokenizer, bank),
+            Batch(model, bank, self._kv, read_together=_READ_TOGETHER[model.device.type == "cuda"]),
             bank,
+            Vocabulary(model, tokenizer),
             max_running=limits.max_running,
             max_waiting=limits.max_waiting,
         )
@@ -77,19 +89,26 @@ class LocalEngine:
         """Answer a request piece by piece; see `Engine.stream_chat`."""
         self._worker.check_room()
         # In a thread: rendering a long conversation would hold up the event loop.
-        prompt = await asyncio.to_thread(self._prompt, request)
-        job = Job(prompt, adapter, asyncio.get_running_loop())
-        self._worker.submit(job)
+        prompts = await asyncio.to_thread(self._prompts, request)
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Delta | Exception]()
+        jobs = [Job(prompt, adapter, loop, pieces) for prompt in prompts]
         try:
-            while True:
-                piece = await job.pieces.get()
+            for job in jobs:
+                self._worker.submit(job)
+            unfinished = len(jobs)
+            while unfinished:
+                piece = await pieces.get()
                 if isinstance(piece, Exception):
                     raise piece
-                yield piece
                 if piece.finish_reason:
-                    return
+                    unfinished -= 1
+                if not unfinished:
+                    n_tokens = sum(job.n_tokens for job in jobs)
+                    piece = replace(piece, usage=Usage.of(len(prompts[0].ids), n_tokens))
+                yield piece
         finally:
-            self._worker.cancel(job)
+            for job in jobs:
+                self._worker.cancel(job)
 
     async def ensure(self, adapter: AdapterRef) -> None:
         """Copy an adapter into a slot, unless all are in use; see `Engine.ensure`."""
@@ -102,6 +121,16 @@ class LocalEngine:
     async def close(self) -> None:
         """End running answers with an error, and then the thread."""
         await asyncio.to_thread(self._worker.close)
+
+    def _prompts(self, request: ChatRequest) -> list[Prompt]:
+        """One prompt a choice; they differ in what they draw, and share the reading."""
+        prompt = self._prompt(request)
+        prompts = []
+        for index in range(request.n or 1):
+            seed = prompt.sampling.seed
+            sampling = replace(prompt.sampling, seed=None if seed is None else seed + index)
+            prompts.append(replace(prompt, sampling=sampling, index=index))
+        return prompts
 
     def _prompt(self, request: ChatRequest) -> Prompt:
         turns = [{"role": turn.role, "content": turn.content or ""} for turn in request.messages]
@@ -116,12 +145,20 @@ class LocalEngine:
                 f"they must fit into {self._max_context:,}",
                 param="messages",
             )
+        max_tokens = request.token_limit or min(room, self._limits.max_tokens)
+        if not self._kv.fits(1, len(ids) + max_tokens):
+            raise PromptTooLong(
+                f"the prompt has {len(ids):,} tokens and the answer may have {max_tokens:,}; the "
+                f"engine's kv_memory_mib of {self._limits.kv_memory_mib:,} can't hold them",
+                param="messages",
+            )
         return Prompt(
             ids=ids,
             sampling=self._sampling(request),
             stop=request.stop or [],
-            max_tokens=request.token_limit or min(room, self._limits.max_tokens),
+            max_tokens=max_tokens,
             ignore_eos=bool(request.ignore_eos),
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         )
 
     def _sampling(self, request: ChatRequest) -> SamplingParams:

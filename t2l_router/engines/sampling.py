@@ -15,8 +15,6 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from t2l_router.errors import EngineFailed
-
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -61,43 +59,55 @@ class Sampler:
         self, params: SamplingParams, prompt: list[int], *, vocab_size: int, device: torch.device
     ) -> None:
         self._params = params
-        self._tokens = torch.tensor([prompt], device=device)
-        self._counts = torch.zeros(vocab_size, device=device)
-        self._penalises = bool(params.presence_penalty or params.frequency_penalty)
-        self._bias = torch.zeros(vocab_size, device=device)
-        for token, bias in params.logit_bias.items():
-            self._bias[token] = bias
         self._warpers: Any = _warpers(params)
+        self._repeats = params.repetition_penalty != 1
+        # Only what is used: a vocabulary is long, and most requests ask for none of these.
+        self._tokens = torch.tensor([prompt if self._repeats else []], device=device)
+        self._bias = self._counts = None
+        if params.presence_penalty or params.frequency_penalty:
+            self._counts = torch.zeros(vocab_size, device=device)
+        if params.logit_bias:
+            self._bias = torch.zeros(vocab_size, device=device)
+            for token, bias in params.logit_bias.items():
+                self._bias[token] = bias
         # A generator of its own: what other requests draw doesn't change this one's tokens.
         self._random = torch.Generator(device)
         if params.seed is None:
             self._random.seed()
         else:
             self._random.manual_seed(params.seed)
+        self.is_plain = (
+            params.temperature == 0
+            and self._counts is None
+            and self._bias is None
+            and not self._repeats
+        )
 
-    def pick(self, logits: Tensor) -> int:
+    def pick(self, logits: Tensor, *, allowed: Tensor | None = None) -> int:
         """
-        Choose the next token.
+        Choose the next token; where `is_plain` and everything is allowed, it is the likeliest.
 
         Args:
             logits: ``[vocab_size]`` float32.
-
-        Raises:
-            EngineFailed: The model gave NaN or infinity.
+            allowed: ``[vocab_size]`` bool; at least one of them is true.
         """
-        if not torch.isfinite(logits).all():
-            raise EngineFailed("the model's output is not finite with this adapter")
-        scores = logits + self._bias
-        if self._penalises:
-            scores -= self._params.presence_penalty * (self._counts > 0)
+        scores = logits
+        if self._bias is not None:
+            scores = scores + self._bias
+        if self._counts is not None:
+            scores = scores - self._params.presence_penalty * (self._counts > 0)
             scores -= self._params.frequency_penalty * self._counts
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, -torch.inf)
         scores = self._warpers(self._tokens, scores[None])
         if self._params.temperature == 0:
             chosen = scores.argmax(dim=-1, keepdim=True)
         else:
             chosen = torch.multinomial(scores.softmax(dim=-1), 1, generator=self._random)
-        self._tokens = torch.cat([self._tokens, chosen], dim=-1)
-        self._counts[chosen[0]] += 1
+        if self._repeats:
+            self._tokens = torch.cat([self._tokens, chosen], dim=-1)
+        if self._counts is not None:
+            self._counts[chosen[0]] += 1
         return int(chosen)
 
 

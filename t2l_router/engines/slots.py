@@ -10,14 +10,16 @@ from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 from t2l_router.errors import InvalidAdapter
 from t2l_router.lora import LoraSpec, LoraWeights
 
+_STALE = -1  # no slot has this number
+
 
 class AdaptedLinear(nn.Module):
     """
     A frozen linear module plus one LoRA pair per batch row.
 
     Semantics:
-        y[i] = base(x[i]) + lora_B[k] @ (lora_A[k] @ dropout(x[i])), with k = rows[i], or k = i
-        where *rows* is not set. Scaling is folded into lora_B. Without pairs, y = base(x).
+        y[i] = base(x[i]) + lora_B[i] @ (lora_A[i] @ dropout(x[i])). Scaling is folded into lora_B.
+        Without pairs, y = base(x).
 
     Args:
         base: The module it replaces; its weights stay as they are.
@@ -28,9 +30,8 @@ class AdaptedLinear(nn.Module):
         super().__init__()
         self.base = base
         self.dropout = dropout
-        self.lora_A: Tensor | None = None  # [K, R, d_in]
-        self.lora_B: Tensor | None = None  # [K, d_out, R]
-        self.rows: Tensor | None = None  # [batch] int64
+        self.lora_A: Tensor | None = None  # [batch, R, d_in]
+        self.lora_B: Tensor | None = None  # [batch, d_out, R]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[batch, len, d_in]`` to ``[batch, len, d_out]``."""
@@ -38,8 +39,6 @@ class AdaptedLinear(nn.Module):
         a, b = self.lora_A, self.lora_B
         if a is None or b is None:
             return y
-        if self.rows is not None:
-            a, b = a[self.rows], b[self.rows]  # [batch, R, d_in], [batch, d_out, R]
         if self.training and self.dropout:
             x = F.dropout(x, self.dropout)
         return torch.baddbmm(y, torch.bmm(x, a.mT), b.mT)
@@ -70,7 +69,12 @@ class SlotBank:
     A fixed number of adapters on the model's device; slot 0 is the base model.
 
     Inserting is an on-device copy: nothing is allocated, no disk is touched. The bank and the
-    model belong to one thread. Outside `rows` the model is the base model.
+    model belong to one thread.
+
+    Semantics:
+        Batch rows have pairs of their own, copied from the slots when a row's slot changes, so that
+        a forward gathers nothing: the step of a batch that stays the same costs two small matrix
+        products a module.
 
     Args:
         model: A base model in evaluation mode; its target modules are replaced.
@@ -83,18 +87,17 @@ class SlotBank:
             raise ValueError(f"n_slots is {n_slots}, must be at least 1")
         self.spec = spec
         self.n_slots = n_slots
-        self._modules = adapt(model, spec)
+        adapted = adapt(model, spec)
+        self._modules = {
+            module.name: [adapted[module.path.format(layer=i)] for i in range(spec.n_layers)]
+            for module in spec.modules
+        }
         # The model's dtype and device; one tensor over all layers, so that an insert is one copy.
-        like = next(iter(self._modules.values())).base.weight
-        shape = (spec.n_layers, n_slots + 1)
-        self._bank_a = {
-            m.name: like.new_zeros(*shape, spec.rank, m.d_in, requires_grad=False)
-            for m in spec.modules
-        }
-        self._bank_b = {
-            m.name: like.new_zeros(*shape, m.d_out, spec.rank, requires_grad=False)
-            for m in spec.modules
-        }
+        self._like = next(iter(adapted.values())).base.weight
+        self._slots = self._new_pairs(n_slots + 1)
+        self._rows = self._new_pairs(0)
+        self._seated: list[int] = []  # the slot whose pair each row holds
+        self._shown: tuple[int, int] | None = None  # the rows that the modules see
 
     @torch.no_grad()
     def insert(self, slot: int, weights: LoraWeights) -> None:
@@ -114,38 +117,76 @@ class SlotBank:
             raise InvalidAdapter(f"adapter for {_summary(spec)} doesn't fit {_summary(self.spec)}")
         self.clear(slot)
         for module in spec.modules:
-            name = module.name
-            self._bank_a[name][:, slot, : spec.rank].copy_(weights.lora_A[name])
-            self._bank_b[name][:, slot, :, : spec.rank].copy_(weights.lora_B[name] * spec.scaling)
+            a, b = self._slots[module.name]
+            a[:, slot, : spec.rank].copy_(weights.lora_A[module.name])
+            b[:, slot, :, : spec.rank].copy_(weights.lora_B[module.name] * spec.scaling)
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:
         """Make a slot act as the base model."""
         assert 1 <= slot <= self.n_slots, f"slot {slot} of 1..{self.n_slots}"
-        for bank in (*self._bank_a.values(), *self._bank_b.values()):
-            bank[:, slot].zero_()
+        for pair in self._slots.values():
+            for tensor in pair:
+                tensor[:, slot].zero_()
+        self._seated = [_STALE if seated == slot else seated for seated in self._seated]
 
-    @contextmanager
-    def rows(self, slots: Sequence[int]) -> Iterator[None]:
+    @torch.no_grad()
+    def seat(self, slots: Sequence[int], *, first: int = 0) -> None:
         """
-        Forwards inside use these slots.
+        Have the next forwards use these slots.
 
         Args:
             slots: The slot of each batch row; 0 is the base model.
+            first: Number of the first row. Rows keep their pairs from call to call, so that only
+                those whose slot has changed are copied.
         """
-        device = next(iter(self._bank_a.values())).device
-        index = torch.tensor(slots, dtype=torch.long, device=device)
-        for module in self.spec.modules:
-            for layer in range(self.spec.n_layers):
-                adapted = self._modules[module.path.format(layer=layer)]
-                adapted.lora_A = self._bank_a[module.name][layer]
-                adapted.lora_B = self._bank_b[module.name][layer]
-                adapted.rows = index
+        if not any(slots):
+            self._show(None)
+            return
+        last = first + len(slots)
+        if last > len(self._seated):
+            self._grow(last)
+        for row, slot in enumerate(slots, first):
+            if self._seated[row] != slot:
+                for name, pair in self._slots.items():
+                    for own, shared in zip(self._rows[name], pair, strict=True):
+                        own[:, row].copy_(shared[:, slot])
+                self._seated[row] = slot
+        self._show((first, last))
+
+    @contextmanager
+    def rows(self, slots: Sequence[int]) -> Iterator[None]:
+        """Forwards inside use these slots, see `seat`; outside the model is the base model."""
+        self.seat(slots)
         try:
             yield
         finally:
-            for adapted in self._modules.values():
-                adapted.lora_A = adapted.lora_B = adapted.rows = None
+            self._show(None)
+
+    def _show(self, rows: tuple[int, int] | None) -> None:
+        if rows == self._shown:
+            return
+        self._shown = rows
+        for name, modules in self._modules.items():
+            a, b = self._rows[name]
+            for layer, adapted in enumerate(modules):
+                adapted.lora_A = a[layer, slice(*rows)] if rows else None
+                adapted.lora_B = b[layer, slice(*rows)] if rows else None
+
+    def _grow(self, n_rows: int) -> None:
+        self._show(None)
+        self._rows = self._new_pairs(n_rows)
+        self._seated = [_STALE] * n_rows
+
+    def _new_pairs(self, n: int) -> dict[str, tuple[Tensor, Tensor]]:
+        spec, like = self.spec, self._like
+        return {
+            m.name: (
+                like.new_zeros(spec.n_layers, n, spec.rank, m.d_in, requires_grad=False),
+                like.new_zeros(spec.n_layers, n, m.d_out, spec.rank, requires_grad=False),
+            )
+            for m in spec.modules
+        }
 
 
 def _summary(spec: LoraSpec) -> str:

@@ -5,14 +5,19 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import numpy as np
+import torch
+
 from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
-from t2l_router.engines.decoding import Decoder, Prompt
+from t2l_router.engines.batch import Batch, Row
+from t2l_router.engines.decoding import Answer, Prompt, Vocabulary
+from t2l_router.engines.prefixes import MIN_TOKENS, PrefixKey, PrefixStore, shared
 from t2l_router.engines.residency import SlotTable
 from t2l_router.engines.slots import SlotBank
+from t2l_router.engines.waiting import FairQueue
 from t2l_router.errors import EngineBusy, EngineFailed, InvalidAdapter, T2LError
 from t2l_router.lora import LoraWeights
 
@@ -29,6 +34,7 @@ class Job:
         adapter: With which adapter; None is the base model.
         loop: Where *pieces* is read.
         pieces: The answer as it comes; an exception ends it.
+        n_tokens: Tokens of the answer, once it has ended.
     """
 
     prompt: Prompt
@@ -36,6 +42,12 @@ class Job:
     loop: asyncio.AbstractEventLoop
     pieces: "asyncio.Queue[Delta | Exception]" = field(default_factory=asyncio.Queue)
     cancelled: bool = False
+    n_tokens: int = 0
+
+    @property
+    def key(self) -> PrefixKey:
+        """Whose work it can share."""
+        return PrefixKey(self.adapter.adapter_id if self.adapter else None, self.prompt.salt)
 
     def deliver(self, piece: Delta | Exception) -> None:
         """Hand a piece over to the event loop."""
@@ -44,37 +56,51 @@ class Job:
             self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Running:
     job: Job
-    steps: Generator[Delta, None, None]
+    answer: Answer
 
 
 class Worker:
     """
-    Runs jobs side by side, one token each in turn: a short answer never waits for a long one.
+    Answers jobs side by side; they join and leave between steps.
+
+    Semantics:
+        Each step reads a piece of new prompts in one forward pass, and decodes one token of every
+        other answer in another.
 
     Args:
-        decoder: Does the steps.
-        bank: The adapters' slots in the decoder's model.
-        max_running: Jobs that take turns.
+        batch: Does the steps.
+        bank: The adapters' slots in the batch's model.
+        vocabulary: Of the model.
+        max_running: Jobs in the batch.
         max_waiting: Jobs in the queue.
     """
 
     def __init__(
-        self, decoder: Decoder, bank: SlotBank, *, max_running: int, max_waiting: int
+        self,
+        batch: Batch,
+        bank: SlotBank,
+        vocabulary: Vocabulary,
+        *,
+        max_running: int,
+        max_waiting: int,
     ) -> None:
-        self._decoder = decoder
+        self._batch = batch
         self._bank = bank
+        self._vocabulary = vocabulary
         self._max_running = max_running
         self._max_waiting = max_waiting
         # Both sides touch the two queues and the flag, under this lock; the rest is the thread's.
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._waiting: FairQueue[Job] = FairQueue()
         self._loads: deque[tuple[AdapterRef, Future[None]]] = deque()
         self._closing = False
         self._table = SlotTable(bank.n_slots)
-        self._running: list[_Running] = []
+        self._running: dict[Row, _Running] = {}
+        kv = batch.kv
+        self._prefixes = PrefixStore(lambda: kv.budget_bytes - kv.nbytes)
         self._thread = threading.Thread(target=self._run, name="t2l-engine", daemon=True)
         self._thread.start()
 
@@ -96,15 +122,14 @@ class Worker:
         """Queue a job; raises as `check_room`."""
         with self._changed:
             self.check_room()
-            self._waiting.append(job)
+            self._waiting.push(job, job.key)
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
         """Have a job dropped: at once if it waits, before its next step if it runs."""
         with self._changed:
             job.cancelled = True
-            if job in self._waiting:
-                self._waiting.remove(job)
+            self._waiting.remove(job)
 
     def load(self, adapter: AdapterRef) -> "Future[None]":
         """Have an adapter copied into a slot, unless all are in use."""
@@ -132,13 +157,15 @@ class Worker:
             self._changed.notify()
         self._thread.join()
 
+    @torch.inference_mode()
     def _run(self) -> None:
         try:
             while self._wait_for_work():
+                self._drop_cancelled()
                 self._load_waiting()
                 self._admit_waiting()
-                for running in list(self._running):
-                    self._step(running)
+                self._read()
+                self._decode()
         finally:
             self._abandon_all()
 
@@ -161,22 +188,74 @@ class Worker:
             else:
                 done.set_result(None)
 
+    def _drop_cancelled(self) -> None:
+        for row in [row for row, running in self._running.items() if running.job.cancelled]:
+            self._retire(row)
+
     def _admit_waiting(self) -> None:
-        while self._waiting and len(self._running) < self._max_running:
+        while len(self._running) < self._max_running:
             with self._changed:
-                if not self._waiting:  # cancelled meanwhile
+                if not self._waiting:
                     return
-                job = self._waiting.popleft()
+                job = self._waiting.first()
             try:
-                slot = self._occupy(job.adapter)
+                was_admitted = self._admit(job)
             except Exception as error:  # noqa: BLE001 - whatever breaks belongs to this job
                 job.deliver(_reported(error))
-                continue
-            if slot is None:
-                with self._changed:
-                    self._waiting.appendleft(job)
-                return
-            self._running.append(_Running(job, self._decoder.answer(job.prompt, slot)))
+            else:
+                if not was_admitted:
+                    return  # nobody overtakes it, or it might wait for ever
+            with self._changed:
+                self._waiting.take(job)
+
+    def _admit(self, job: Job) -> bool:
+        """Make a job a row of the batch; False if it has to wait."""
+        ids = job.prompt.ids
+        capacity = len(ids) + job.prompt.max_tokens
+        if not self._batch.has_room(capacity):
+            if self._running:
+                return False
+            raise EngineFailed(f"{capacity:,} tokens don't fit into the engine's kv_memory_mib")
+        source, n_shared = self._shared_row(job)
+        if source is not None and source.n_read < n_shared:
+            return False  # what it shares is being read
+        slot = self._occupy(job.adapter)
+        if slot is None:
+            return False
+        row = Row(slot, list(ids), capacity)
+        try:
+            answer = Answer(job.prompt, self._vocabulary)
+            place = self._batch.join(row)
+        except BaseException:
+            self._release(job)
+            raise
+        self._running[row] = _Running(job, answer)
+        try:
+            self._prefixes.shrink()
+            saved = self._prefixes.longest(job.key, ids[:-1])
+            if source is not None and n_shared >= (saved[0] if saved else 0):
+                self._batch.kv.move(self._batch.rows.index(source), place, n_shared)
+                row.n_read = row.n_written = n_shared
+            elif saved is not None:
+                row.n_read = row.n_written = saved[0]
+                self._batch.kv.load(place, saved[1], saved[0])
+            self._batch.settle()
+        except BaseException:
+            self._retire(row)
+            raise
+        return True
+
+    def _shared_row(self, job: Job) -> tuple[Row | None, int]:
+        """The running row that shares most tokens with a job's prompt, and how many."""
+        wanted = np.asarray(job.prompt.ids[:-1], dtype=np.int32)
+        best: Row | None = None
+        longest = MIN_TOKENS - 1
+        for row, running in self._running.items():
+            if running.job.key == job.key:
+                held = np.asarray(row.ids[:-1], dtype=np.int32)
+                if (n := shared(held, wanted)) > longest:
+                    best, longest = row, n
+        return best, longest
 
     def _occupy(self, adapter: AdapterRef | None) -> int | None:
         """The adapter's slot, with its tensors in it; None while all slots are in use."""
@@ -197,34 +276,88 @@ class Worker:
                 raise
         return slot
 
-    def _step(self, running: _Running) -> None:
-        job = running.job
-        if job.cancelled:
-            self._retire(running)
+    def _read(self) -> None:
+        group = self._batch.unread
+        try:
+            self._batch.read(group)
+        except Exception as error:  # noqa: BLE001 - a prompt that breaks must not end the others
+            if len(group) == 1:
+                self._fail(group[0], error)
+                return
+            # Together they broke; alone, only the one at fault does.
+            try:
+                self._batch.read(group[:1])
+            except Exception as own_error:  # noqa: BLE001
+                self._fail(group[0], own_error)
+
+    def _decode(self) -> None:
+        rows = list(self._batch.ready)
+        if not rows:
             return
         try:
-            delta = next(running.steps)
-        except Exception as error:  # noqa: BLE001 - an answer that breaks must not end the others
-            self._retire(running)
-            job.deliver(_reported(error))
-            return
+            self._choose(rows, self._batch.decode().float())
+        except Exception:
+            logger.warning("a step broke; its answers go on one by one", exc_info=True)
+            for row in rows:
+                try:
+                    if row in self._running:
+                        self._choose([row], self._batch.decode([row]).float())
+                except Exception as error:  # noqa: BLE001 - it belongs to this answer
+                    self._fail(row, error)
+
+    def _choose(self, rows: list[Row], logits: torch.Tensor) -> None:
+        best, likeliest = logits.max(dim=-1)
+        # NaN and infinity both show in the maximum.
+        finite = best.isfinite().tolist()
+        for row, scores, token, ok in zip(rows, logits, likeliest.tolist(), finite, strict=True):
+            if not ok:
+                self._fail(row, EngineFailed("the model's output is not finite with this adapter"))
+                continue
+            try:
+                self._extend(row, self._running[row].answer.pick(scores, token))
+            except Exception as error:  # noqa: BLE001 - it belongs to this answer
+                self._fail(row, error)
+
+    def _extend(self, row: Row, token: int) -> None:
+        job, answer = self._running[row].job, self._running[row].answer
+        delta = answer.add(token)
+        self._batch.advance(row, token)
         if delta.finish_reason:
-            self._retire(running)
+            self._keep(row)
+            self._retire(row)
+            job.n_tokens = answer.n_tokens
         if delta.text or delta.finish_reason:
             job.deliver(delta)
 
-    def _retire(self, running: _Running) -> None:
-        self._running.remove(running)
-        running.steps.close()
-        if running.job.adapter is not None:
-            self._table.release(running.job.adapter.adapter_id)
+    def _keep(self, row: Row) -> None:
+        """Keep what was read, for the conversation's next turn."""
+        kv, place = self._batch.kv, self._batch.rows.index(row)
+        self._prefixes.add(
+            self._running[row].job.key,
+            row.ids[: row.n_read],
+            row.n_read * kv.bytes_per_token,
+            lambda: kv.save(place, row.n_read),
+        )
+
+    def _fail(self, row: Row, error: Exception) -> None:
+        job = self._running[row].job
+        self._retire(row)
+        job.deliver(_reported(error))
+
+    def _retire(self, row: Row) -> None:
+        job = self._running.pop(row).job
+        self._batch.leave(row)
+        self._release(job)
+
+    def _release(self, job: Job) -> None:
+        if job.adapter is not None:
+            self._table.release(job.adapter.adapter_id)
 
     def _abandon_all(self) -> None:
         with self._changed:
             self._closing = True
-            jobs = [*(running.job for running in self._running), *self._waiting]
+            jobs = [*(running.job for running in self._running.values()), *self._waiting.clear()]
             self._running.clear()
-            self._waiting.clear()
             loads = [done for _, done in self._loads]
             self._loads.clear()
         error = EngineFailed("the engine has shut down")

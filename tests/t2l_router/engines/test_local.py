@@ -3,10 +3,11 @@ import dataclasses
 
 import pytest
 import torch
+from peft import PeftModel
 
 from t2l_router import wire
 from t2l_router.chat_format import render
-from t2l_router.engines import decoding
+from t2l_router.engines import batch
 from t2l_router.engines.base import AdapterRef
 from t2l_router.engines.echo import EchoWeights
 from t2l_router.errors import EngineFailed, InvalidAdapter, InvalidRequest, PromptTooLong
@@ -32,7 +33,7 @@ def spec(tiny_base):
 @pytest.mark.parametrize("piece", [512, 7])
 async def test_greedy_tokens_are_those_of_generate(request_fixture, fixture, piece, monkeypatch):
     """Our loop gives transformers' greedy tokens, also when the prompt is read in pieces."""
-    monkeypatch.setattr(decoding, "PREFILL_TOKENS", piece)
+    monkeypatch.setattr(batch, "READ_ALONE", piece)
     base = request_fixture(fixture)
     model, tokenizer = load_base(base, dtype=torch.float32, device="cpu")
     text = "The quick brown fox jumps over the lazy dog. " * 2
@@ -130,28 +131,47 @@ async def test_adapter_without_tensors(engine):
         await engine.ensure(ref)
 
 
-async def test_poisoned_adapter_fails_alone(engine, spec):
-    """An adapter that makes NaN ends its own answer; the one beside it goes on."""
-    poison = tiny_adapter(spec, 1, scale=float("nan"))
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+async def test_poisoned_adapter_fails_alone(engine, spec, scale):
+    """An adapter that makes NaN ends its own answer; those beside and after it are untouched."""
+    poison = tiny_adapter(spec, 1, scale=scale)
+    long, short = request("long " * 20), request()
+    expected = await collect(engine, long), await collect(engine, short)
 
     bad, good = await asyncio.gather(
-        collect(engine, request(), poison), collect(engine, request()), return_exceptions=True
+        collect(engine, long, poison), collect(engine, short), return_exceptions=True
     )
 
-    assert isinstance(bad, EngineFailed)
-    assert good == await collect(engine, request())
+    with pytest.raises(EngineFailed, match="not finite"):
+        raise bad
+    assert good == expected[1]
+    assert (await collect(engine, long), await collect(engine, short)) == expected
     assert engine.health().running == 0
 
 
-async def test_broken_step_fails_alone(engine, monkeypatch, caplog):
-    """An unexpected failure ends one answer, is logged, and the engine goes on."""
-    with monkeypatch.context() as patch:
-        patch.setattr(decoding.Decoder, "_forward", lambda *_: 1 / 0)
-        with pytest.raises(EngineFailed, match="log says how"):
-            await collect(engine, request())
+async def test_broken_step_fails_alone(engine, spec, monkeypatch, caplog):
+    """A failure that one row causes ends that row's answer, is logged, and the others go on."""
+    good = request("abc", max_tokens=20, ignore_eos=True)
+    expected = await collect(engine, good)
+    forward = batch.Batch._forward
 
+    def broken(self, model, rows, *args, **options):
+        if any(row.slot for row in rows):
+            raise ZeroDivisionError
+        return forward(self, model, rows, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.Batch, "_forward", broken)
+        bad, whole = await asyncio.gather(
+            collect(engine, request("x"), tiny_adapter(spec, 1)),
+            collect(engine, good),
+            return_exceptions=True,
+        )
+
+    with pytest.raises(EngineFailed, match="log says how"):
+        raise bad
+    assert whole == expected
     assert "ZeroDivisionError" in caplog.text
-    await collect(engine, request())
 
 
 async def test_waiting_request_is_cancelled(engine):
@@ -233,4 +253,176 @@ async def test_default_limit_and_temperature(tiny_base):
 
     assert last.usage.completion_tokens == 3
     assert one == two
+    await engine.close()
+
+
+def held_answers(base, adapters, prompts, tmp_path, n_tokens):
+    """What PEFT and transformers' ``generate`` answer, one row at a time."""
+    answers = []
+    for i, (adapter, text) in enumerate(zip(adapters, prompts, strict=True)):
+        model, tokenizer = load_base(base, dtype=torch.float32, device="cpu")
+        if adapter is not None:
+            adapter.weights.save_peft(tmp_path / str(i))
+            model = PeftModel.from_pretrained(model, tmp_path / str(i))
+        model.generation_config.eos_token_id = None
+        ids = torch.tensor([render(tokenizer, [{"role": "user", "content": text}])])
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=n_tokens,
+            do_sample=False,
+        )
+        answers.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    return [answer.rstrip("\ufffd") for answer in answers]
+
+
+@pytest.mark.parametrize("fixture", ["tiny_base", "tiny_gemma"])
+async def test_mixed_batch_equals_peft(request_fixture, fixture, tmp_path):
+    """Rows that join at different times, with different adapters, get PEFT's tokens."""
+    base = request_fixture(fixture)
+    engine, spec = tiny_engine(base, slots=4, max_running=6)
+    adapters = [None, *(tiny_adapter(spec, i, scale=0.2) for i in range(3)), None]
+    prompts = ["a", "bcd " * 30, "e" * 9, "fg " * 50, "h" * 40]
+    expected = held_answers(base, adapters, prompts, tmp_path, 24)
+
+    async def answer(i):
+        await asyncio.sleep(0.01 * i)
+        asked = request(prompts[i], max_tokens=24, ignore_eos=True)
+        return (await collect(engine, asked, adapters[i]))[0]
+
+    assert await asyncio.gather(*(answer(i) for i in range(5))) == expected
+    await engine.close()
+
+
+async def test_next_turn_reads_only_what_is_new(spec, tiny_base, monkeypatch):
+    """A conversation's next turn reuses what was read, and its answer is the same as without."""
+    engine, _ = tiny_engine(tiny_base, slots=2)
+    adapter = tiny_adapter(spec, 1)
+    lengths = []
+    forward = batch.Batch._forward
+
+    def counted(self, model, rows, first, n_tokens, **options):
+        lengths.append(n_tokens)
+        return forward(self, model, rows, first, n_tokens, **options)
+
+    monkeypatch.setattr(batch.Batch, "_forward", counted)
+    first, _ = await collect(engine, request("hello " * 20), adapter)
+    turns = [
+        {"role": "user", "content": "hello " * 20},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "and more"},
+    ]
+    lengths.clear()
+    again, last = await collect(engine, request(messages=turns), adapter)
+    reused = sum(lengths)
+    lengths.clear()
+    other, _ = await collect(engine, request(messages=turns), tiny_adapter(spec, 2))
+    without_reuse = sum(lengths)
+    await engine.close()
+    fresh, _ = tiny_engine(tiny_base, slots=2)
+
+    assert (again, last) == await collect(fresh, request(messages=turns), adapter)
+    assert other == (await collect(fresh, request(messages=turns), tiny_adapter(spec, 2)))[0]
+    assert reused < 90
+    assert without_reuse > 150
+    await fresh.close()
+
+
+async def test_same_prompt_is_read_once(tiny_base, monkeypatch):
+    """Requests that come together with one prompt read it once."""
+    engine, _ = tiny_engine(tiny_base, max_running=4)
+    read = []
+    one_read = batch.Batch._read
+
+    def counted(self, group, first, n_tokens):
+        read.append(len(group) * n_tokens)
+        return one_read(self, group, first, n_tokens)
+
+    monkeypatch.setattr(batch.Batch, "_read", counted)
+    asked = request("x" * 150)
+
+    answers = await asyncio.gather(*(collect(engine, asked) for _ in range(4)))
+
+    assert len({text for text, _ in answers}) == 1
+    assert sum(read) < 200
+    await engine.close()
+
+
+async def test_memory_for_keys_and_values(tiny_base):
+    """What can never fit is refused; what doesn't fit now waits; nothing is held afterwards."""
+    small, _ = tiny_engine(tiny_base, kv_memory_mib=0)
+    with pytest.raises(PromptTooLong, match="kv_memory_mib"):
+        await collect(small, request())
+    await small.close()
+
+    # 2 layers x 2 heads x 2 x 8 numbers x 4 bytes = 256 bytes a token
+    engine, _ = tiny_engine(tiny_base, max_running=8)
+    engine._kv.budget_bytes = 3 * 256 * 256
+    asked = [request(f"{i}" * 30, max_tokens=200, ignore_eos=True) for i in range(8)]
+    running = [asyncio.create_task(collect(engine, one)) for one in asked]
+    await asyncio.sleep(0.1)
+
+    assert 1 <= engine.health().running <= 3
+    together = [text for text, _ in await asyncio.gather(*running)]
+    assert together == [(await collect(engine, one))[0] for one in asked]
+    worker = engine._worker
+    assert engine._kv.nbytes + worker._prefixes.nbytes <= engine._kv.budget_bytes
+    await engine.close()
+
+
+async def test_choices(engine):
+    """``n`` choices differ when sampled, each equals what its own seed gives, usage adds up."""
+    asked = request(temperature=1.0, seed=5, ignore_eos=True)
+    several = wire.ChatRequest.model_validate(asked.model_dump(exclude_unset=True) | {"n": 3})
+
+    texts, finishes, usages = ["", "", ""], [], []
+    async for delta in engine.stream_chat(several, None):
+        texts[delta.index] += delta.text
+        finishes += [delta.index] if delta.finish_reason else []
+        usages += [delta.usage] if delta.usage else []
+
+    alone = [
+        (await collect(engine, request(temperature=1.0, seed=5 + i, ignore_eos=True)))[0]
+        for i in range(3)
+    ]
+    assert texts == alone
+    assert len(set(texts)) == 3
+    assert sorted(finishes) == [0, 1, 2]
+    assert [usage.completion_tokens for usage in usages] == [36]
+
+
+async def test_logprobs(engine, tiny_base):
+    """Log probabilities are the model's own, of the tokens that make the text."""
+    asked = request("abc", ignore_eos=True).model_copy(update={"logprobs": True, "top_logprobs": 3})
+
+    deltas = [delta async for delta in engine.stream_chat(asked, None)]
+
+    tokens = [token for delta in deltas for token in delta.logprobs]
+    assert len(tokens) == deltas[-1].usage.completion_tokens
+    assert all(token.logprob == token.top[0].logprob <= 0 for token in tokens)
+    assert all(len(token.top) == 3 for token in tokens)
+    model, tokenizer = load_base(tiny_base, dtype=torch.float32, device="cpu")
+    ids = torch.tensor([render(tokenizer, [{"role": "user", "content": "abc"}])])
+    expected = model(ids).logits[0, -1].log_softmax(-1).max().item()
+    assert tokens[0].logprob == pytest.approx(expected, abs=1e-4)
+
+
+async def test_rare_adapter_is_not_starved(spec, tiny_base):
+    """One request of a rare adapter overtakes the queue of a busy one."""
+    engine, _ = tiny_engine(tiny_base, slots=2, max_running=1)
+    done = []
+
+    async def answer(name, adapter):
+        await collect(engine, request(max_tokens=20, ignore_eos=True), adapter)
+        done.append(name)
+
+    busy, rare = tiny_adapter(spec, 1), tiny_adapter(spec, 2)
+    tasks = []
+    for _ in range(6):
+        tasks.append(asyncio.create_task(answer("busy", busy)))
+        await asyncio.sleep(0.005)
+    tasks.append(asyncio.create_task(answer("rare", rare)))
+    await asyncio.gather(*tasks)
+
+    assert done.index("rare") <= 2
     await engine.close()

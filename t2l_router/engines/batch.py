@@ -1,0 +1,221 @@
+"""The running rows as one batch: prompts are read in pieces, answers decode together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from t2l_router.engines.kv import KvBank
+from t2l_router.engines.slots import SlotBank
+
+# Tokens of a prompt read in one step: alone, and while others wait for their next token.
+READ_ALONE, READ_BESIDE = 512, 128
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """
+    One sequence in the batch.
+
+    Args:
+        slot: Its adapter's slot.
+        ids: Prompt and answer so far.
+        capacity: Most tokens it will have.
+        n_read: Tokens from the first on whose keys and values are in the bank.
+    """
+
+    slot: int
+    ids: list[int]
+    capacity: int
+    n_read: int = 0
+    n_written: int = field(default=0)  # positions of the bank that hold anything of this row
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether only its last token is to be read, which gives the next one."""
+        return self.n_read == len(self.ids) - 1
+
+
+class Batch:
+    """
+    Runs forward passes over rows that come and go; it belongs to one thread.
+
+    Ready rows lie first in the bank, without gaps, so that a decode step sees them as one slice.
+
+    Args:
+        model: In evaluation mode.
+        slots: The adapters in it.
+        kv: Holds the rows' keys and values.
+        read_together: Prompts read in one forward pass. One is right on a CPU, where padding costs
+            as much as text; a GPU is idle with a single short prompt.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, slots: SlotBank, kv: KvBank, *, read_together: int = 1
+    ) -> None:
+        self._model: Any = model
+        self._decoder: Any = model.get_decoder()
+        self._slots = slots
+        self.kv = kv
+        self._read_together = read_together
+        self.rows: list[Row] = []
+        self._n_ready = 0
+        self._masks = _Masks(model)
+
+    @property
+    def ready(self) -> Sequence[Row]:
+        """Rows that `decode` gives logits for, in its order."""
+        return self.rows[: self._n_ready]
+
+    def has_room(self, capacity: int) -> bool:
+        """Whether one more row fits into the budget beside the running ones."""
+        longest = max([capacity, *(row.capacity for row in self.rows)])
+        return self.kv.fits(len(self.rows) + 1, longest)
+
+    @torch.inference_mode()
+    def join(self, row: Row) -> int:
+        """Add a row, whose keys and values are to follow, and return its place in the bank."""
+        longest = max([row.capacity, *(other.capacity for other in self.rows)])
+        place = len(self.rows)
+        self.kv.reserve(place + 1, longest, live=place)
+        self.rows.append(row)
+        return place
+
+    def settle(self) -> None:
+        """Let rows decode whose prompt has been read."""
+        for place in range(self._n_ready, len(self.rows)):
+            if self.rows[place].is_ready:
+                self._exchange(place, self._n_ready)
+                self._n_ready += 1
+
+    @torch.inference_mode()
+    def leave(self, row: Row) -> None:
+        """Take a row out; the last one of its kind takes its place."""
+        place = self.rows.index(row)
+        if place < self._n_ready:
+            self._n_ready -= 1
+            self._exchange(place, self._n_ready)
+            place = self._n_ready
+        last = len(self.rows) - 1
+        self._exchange(place, last)
+        self.kv.wipe(last, row.n_written)
+        self.rows.pop()
+        if not self.rows:
+            self.kv.release()
+
+    @property
+    def unread(self) -> Sequence[Row]:
+        """Rows whose prompts `read` goes on with."""
+        return self.rows[self._n_ready : self._n_ready + self._read_together]
+
+    @torch.inference_mode()
+    def read(self, group: Sequence[Row]) -> None:
+        """Read a piece of the prompts of some rows, the first of `unread`."""
+        if group:
+            budget = (READ_BESIDE if self._n_ready else READ_ALONE) // len(group)
+            longest = max(len(row.ids) - 1 - row.n_read for row in group)
+            # What fills up a short piece must not be written behind the end of the bank.
+            room = self.kv.length - max(row.n_read for row in group)
+            self._read(group, self._n_ready, min(longest, max(budget, 1), room))
+            self.settle()
+
+    @torch.inference_mode()
+    def decode(self, rows: Sequence[Row] | None = None) -> Tensor:
+        """
+        Read the last token of ready rows.
+
+        Args:
+            rows: A part of `ready` without gaps; None is all of it.
+
+        Returns:
+            The logits of each one's next token, ``[rows, vocab_size]``.
+        """
+        rows = self.ready if rows is None else rows
+        first = self.rows.index(rows[0])
+        logits: Tensor = self._forward(self._model, rows, first, 1, logits_to_keep=1).logits[:, -1]
+        return logits
+
+    def advance(self, row: Row, token: int) -> None:
+        """Append the token that was chosen from a ready row's logits."""
+        row.n_read += 1
+        row.ids.append(token)
+
+    def _read(self, group: Sequence[Row], first: int, n_tokens: int) -> None:
+        self._forward(self._decoder, group, first, n_tokens)
+        for row in group:
+            row.n_read = min(row.n_read + n_tokens, len(row.ids) - 1)
+
+    def _forward(
+        self, model: Any, rows: Sequence[Row], first: int, n_tokens: int, **options: Any
+    ) -> Any:
+        device = self._model.device
+        starts = [row.n_read for row in rows]
+        pieces = [
+            row.ids[start : start + n_tokens] for row, start in zip(rows, starts, strict=True)
+        ]
+        # A piece that is too short is filled up: what it writes lies behind its row's last token.
+        ids = torch.tensor([[*piece, *[0] * (n_tokens - len(piece))] for piece in pieces])
+        positions = torch.tensor(starts)[:, None] + torch.arange(n_tokens)
+        length = max(starts) + n_tokens
+        self._slots.seat([row.slot for row in rows], first=first)
+        for row, start in zip(rows, starts, strict=True):
+            row.n_written = max(row.n_written, start + n_tokens)
+        positions = positions.to(device)
+        return model(
+            input_ids=ids.to(device),
+            position_ids=positions,
+            attention_mask=self._masks.of(positions, length),
+            past_key_values=self.kv.window(first, positions, length),
+            use_cache=True,
+            **options,
+        )
+
+    def _exchange(self, one: int, other: int) -> None:
+        if one == other:
+            return
+        kv, rows = self.kv, self.rows
+        saved = kv.save(one, rows[one].n_written)
+        kv.wipe(one, rows[one].n_written)
+        kv.move(other, one, rows[other].n_written)
+        kv.wipe(other, rows[other].n_written)
+        kv.load(other, saved, rows[one].n_written)
+        rows[one], rows[other] = rows[other], rows[one]
+
+
+class _Masks:
+    """Attention masks in the form that a model takes."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        config: Any = model.config.get_text_config()
+        self._dtype = model.dtype
+        self._is_additive = config._attn_implementation != "sdpa"  # noqa: SLF001 - no public name
+        self._window: int | None = getattr(config, "sliding_window", None)
+        kinds = set(getattr(config, "layer_types", None) or [])
+        sliding = "sliding_attention"
+        if self._window is None or kinds == {"full_attention"}:
+            self._kinds: tuple[str, ...] = ("full_attention",)
+        else:
+            self._kinds = tuple(sorted(kinds)) if kinds else (sliding,)
+
+    def of(self, positions: Tensor, length: int) -> Tensor | dict[str, Tensor]:
+        """Masks for new tokens at *positions* ``[batch, new]`` before *length* keys."""
+        keys = torch.arange(length, device=positions.device)
+        here = positions[:, None, :, None]  # [batch, 1, new, 1]
+        causal = keys <= here
+        masks = {}
+        for kind in self._kinds:
+            seen = causal
+            if kind == "sliding_attention":
+                assert self._window is not None, "checked when the kinds were read"
+                seen = causal & (keys > here - self._window)
+            masks[kind] = self._form(seen)
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _form(self, seen: Tensor) -> Tensor:
+        if not self._is_additive:
+            return seen
+        least = torch.finfo(self._dtype).min
+        return torch.zeros_like(seen, dtype=self._dtype).masked_fill(~seen, least)

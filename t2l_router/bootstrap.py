@@ -174,6 +174,7 @@ def build_router(
             max_waiting=settings.max_waiting,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
+            kv_memory_mib=settings.kv_memory_mib,
         ),
     )
     return Router(

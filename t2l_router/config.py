@@ -101,6 +101,11 @@ class Settings(BaseSettings):
     slots: int = Field(16, ge=1, le=1_024, description="Adapters resident in the engine.")
     max_running: int = Field(8, ge=1, description="Requests answered at once.")
     max_waiting: int = Field(64, ge=0, description="Requests in the queue; more get a 429.")
+    kv_memory_mib: int = Field(
+        2_048,
+        ge=1,
+        description="Memory for keys and values, those of earlier turns included.",
+    )
     max_tokens: int = Field(512, ge=1, description="Longest answer if a request names no limit.")
     temperature: float = Field(
         0.2, ge=0, le=2, description="Sampling temperature if a request names none."

@@ -32,6 +32,7 @@ GRACE_S = 60.0
 FLUSH_S = 5.0
 _STORE_TIMEOUT_S = 5.0
 _MISS_REFRESH_S = 0.25
+_PROBE_S = 1.0
 _NO_SECRET = digest("")
 
 
@@ -148,6 +149,14 @@ class Access:
         self._used_keys[key.id] = datetime.now(UTC)
         return Principal(key.tenant, key.scopes, key.id)
 
+    async def is_reachable(self) -> bool:
+        """Whether the database answered when it was asked last, a second ago at most."""
+        try:
+            await self._refresh(_PROBE_S)
+        except AccessUnavailable:
+            return False
+        return self._known_at >= self._asked_at
+
     def admit(self, tenant: str) -> tuple[tuple[str, str], ...]:
         """
         Count one request of a tenant, and return the headers that say what is left.
@@ -234,11 +243,11 @@ class Access:
             # A database that hangs must not hold the requests.
             reading = asyncio.to_thread(self._read, self._known)
             self._known = await asyncio.wait_for(reading, _STORE_TIMEOUT_S)
-            self._known_at = self._clock()
         except (StoreError, TimeoutError) as error:
             logger.warning("keys are those of a moment ago: %s", error or "no answer")
-        finally:
             self._asked_at = self._clock()
+        else:
+            self._known_at = self._asked_at = self._clock()
 
     def _read(self, known: _Known) -> _Known:
         version = self._keys.version()

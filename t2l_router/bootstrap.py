@@ -24,6 +24,9 @@ from t2l_router.engines.echo import EchoEncoder, EchoEngine, EchoGenerator
 from t2l_router.errors import CheckpointMismatch, ConfigError
 from t2l_router.gate import Gate
 from t2l_router.library import MemoryLibrary
+from t2l_router.logs import log_exchange
+from t2l_router.metrics import Metrics
+from t2l_router.observing import Observer
 from t2l_router.readiness import Readiness
 from t2l_router.router import Limits, Router, ServedModel
 from t2l_router.server import create_app
@@ -105,8 +108,18 @@ def build_app(
         keep_alive_s=settings.keep_alive_s,
         strict=settings.strict_requests,
         gate=Gate(access),
+        metrics=Metrics(readiness, slots=settings.slots if settings.engine == "local" else None),
+        observers=_observers(settings),
         lifespan=lifespan,
     )
+
+
+def _observers(settings: Settings) -> list[Observer]:
+    if settings.tracing == "off":
+        return [log_exchange]
+    from t2l_router.tracing import open_tracing
+
+    return [log_exchange, open_tracing().observe]
 
 
 def build_access(settings: Settings, store: "AdapterStore", *, closed: bool) -> Access:

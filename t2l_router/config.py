@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     )
     max_generating: int = Field(64, ge=1, description="Adapters being written at once.")
     adapter_memory_mib: int = Field(256, ge=1, description="Memory for generated adapters.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Log lines for people, or a JSON object each."
+    )
+    tracing: Literal["off", "otlp"] = Field(
+        "off", description="OpenTelemetry traces, sent where OTEL_... variables say."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What `t2l serve` writes to stderr."
     )

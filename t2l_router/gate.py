@@ -43,6 +43,10 @@ class Gate:
         """Let in who may run the library."""
         await self._enter(request, "admin")
 
+    async def is_store_reachable(self) -> bool:
+        """Whether the library's database answers; true where none is needed."""
+        return self.access is None or await self.access.is_reachable()
+
     def spend(self, tenant: str, usage: Usage) -> None:
         """Count an answer's tokens."""
         if self.access is not None:

@@ -47,6 +47,11 @@ class Readiness:
         return self._router
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether there is a router, in whatever health."""
+        return self._router is not None
+
+    @property
     def is_ready(self) -> bool:
         """Whether requests are answered."""
         return self._router is not None and self._router.health().ok

@@ -26,6 +26,7 @@ class Outcome:
     How an answer went.
 
     Args:
+        model: What the request named.
         decision: Which adapter served and why.
         usage: Token counts; of an answer that was cut, the pieces that came.
         end: Why it ended: in the model's way, by an error, or because the client left.
@@ -34,6 +35,7 @@ class Outcome:
         timing_ms: What each phase took.
     """
 
+    model: str
     decision: Decision
     usage: wire.Usage
     end: wire.FinishReason | Literal["error", "cancelled"]
@@ -159,6 +161,7 @@ class Reply:
         else:
             end = "error" if isinstance(error, Exception) else "cancelled"
         outcome = Outcome(
+            model=self._wording.common["model"],
             decision=self._decision,
             usage=self._usage or wire.Usage.of(0, self._n_pieces),
             end=end,

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
@@ -19,7 +19,9 @@ from t2l_router.describe import HEADER
 from t2l_router.errors import T2LError, UnknownModel
 from t2l_router.faults import fault_of, headers_of
 from t2l_router.gate import Gate, tenant_of
+from t2l_router.metrics import CONTENT_TYPE, Metrics
 from t2l_router.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from t2l_router.observing import ObserveMiddleware, Observer
 from t2l_router.readiness import Readiness
 from t2l_router.reply import Outcome, Reply
 from t2l_router.router import Caller
@@ -35,6 +37,8 @@ def create_app(
     keep_alive_s: float,
     strict: bool = False,
     gate: Gate | None = None,
+    metrics: Metrics | None = None,
+    observers: Sequence[Observer] = (),
     lifespan: Lifespan[FastAPI] | None = None,
 ) -> ASGIApp:
     """
@@ -46,6 +50,8 @@ def create_app(
         keep_alive_s: Longest silence in a stream.
         strict: Refuse request fields that nobody knows.
         gate: Lets requests in; None lets all in.
+        metrics: Shown at ``/metrics``.
+        observers: Told of every exchange.
         lifespan: Entered before the first request, left after the last.
     """
     app = FastAPI(title="t2l", version=version("t2l"), lifespan=lifespan)
@@ -79,8 +85,21 @@ def create_app(
     app.add_exception_handler(T2LError, _report)
     app.add_exception_handler(StoreError, _report)
     app.add_exception_handler(Exception, _report)
+    if metrics is not None:
+        app.add_api_route(
+            "/metrics", _shown(metrics), dependencies=[Depends(gate.admin)], include_in_schema=False
+        )
+        observers = [metrics.observe, *observers]
     # Outside FastAPI, so that its own answer to an unexpected error has an id too.
-    return RequestIdMiddleware(BodyLimitMiddleware(app, max_body_bytes))
+    limited = BodyLimitMiddleware(app, max_body_bytes)
+    return RequestIdMiddleware(ObserveMiddleware(limited, observers))
+
+
+def _shown(metrics: Metrics) -> Callable[[], Awaitable[Response]]:
+    async def show() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    return show
 
 
 def _body_of(model: type[wire.Incoming]) -> dict[str, Any]:
@@ -112,15 +131,14 @@ class Api:
     async def chat(self, request: Request) -> Response:
         """Answer a conversation, in one piece or streamed."""
         chat = wire.parse_chat(await _json(request), strict=self._strict)
-        return await _unless_gone(request, self._answer(chat, _caller(request), ChatWording))
+        return await _unless_gone(request, self._answer(chat, request, ChatWording))
 
     async def complete(self, request: Request) -> Response:
         """Answer prompts in OpenAI's older format."""
         chats = completions.parse(await _json(request)).chats()
-        caller = _caller(request)
         if len(chats) == 1:
-            return await _unless_gone(request, self._answer(chats[0], caller, TextWording))
-        return await _unless_gone(request, self._answer_all(chats, caller))
+            return await _unless_gone(request, self._answer(chats[0], request, TextWording))
+        return await _unless_gone(request, self._answer_all(chats, request))
 
     async def models(self, request: Request) -> wire.ModelList:
         """List what a request may name as its model."""
@@ -141,14 +159,16 @@ class Api:
 
     async def ready(self) -> JSONResponse:
         """Say whether requests are answered, and if not, what is going on."""
-        ready = self._readiness.is_ready
-        body = {"status": "ok" if ready else "unavailable", "phase": self._readiness.phase}
+        ready, phase = self._readiness.is_ready, self._readiness.phase
+        if ready and not await self._gate.is_store_reachable():
+            ready, phase = False, "the adapter library can't be reached"
+        body = {"status": "ok" if ready else "unavailable", "phase": phase}
         return JSONResponse(body, 200 if ready else 503)
 
     async def _answer(
-        self, chat: wire.ChatRequest, caller: Caller, wording: type[ChatWording]
+        self, chat: wire.ChatRequest, request: Request, wording: type[ChatWording]
     ) -> Response:
-        reply = await self._reply(chat, caller, wording)
+        reply = await self._reply(chat, request, wording)
         if chat.stream:
             events = await reply.begin(self._keep_alive_s)
             return StreamingResponse(
@@ -156,9 +176,9 @@ class Api:
             )
         return JSONResponse(await reply.whole(), headers=reply.headers())
 
-    async def _answer_all(self, chats: list[wire.ChatRequest], caller: Caller) -> Response:
+    async def _answer_all(self, chats: list[wire.ChatRequest], request: Request) -> Response:
         """Answer prompts side by side; the first one's adapter is told, as all have one task."""
-        replies = [await self._reply(chat, caller, TextWording) for chat in chats]
+        replies = [await self._reply(chat, request, TextWording) for chat in chats]
         bodies = await asyncio.gather(*(reply.whole() for reply in replies))
         choices = [choice for body in bodies for choice in body["choices"]]
         counts = [body["usage"] for body in bodies]
@@ -169,20 +189,18 @@ class Api:
         return JSONResponse(body, headers=replies[0].headers())
 
     async def _reply(
-        self, chat: wire.ChatRequest, caller: Caller, wording: type[ChatWording]
+        self, chat: wire.ChatRequest, request: Request, wording: type[ChatWording]
     ) -> Reply:
         router = self._readiness.router
+        caller = Caller(tenant_of(request), request.headers.get(HEADER))
         answer = await router.chat(chat, caller)
 
         def report(outcome: Outcome) -> None:
             self._gate.spend(caller.tenant, outcome.usage)
+            request.state.outcomes.append(outcome)
 
         told = wording(chat, router.model.fingerprint)
         return Reply(answer, told, n=chat.n or 1, report=report)
-
-
-def _caller(request: Request) -> Caller:
-    return Caller(tenant_of(request), request.headers.get(HEADER))
 
 
 async def _json(request: Request) -> bytes:

@@ -3,32 +3,44 @@
 import errno
 import ipaddress
 import logging
+import signal
 import socket
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 import uvicorn
 
 from adapters_store import AdapterStore
-from t2l_router import storage
-from t2l_router.bootstrap import build_access, build_app
+from t2l_router import logs, storage
+from t2l_router.access import Access
+from t2l_router.bootstrap import build_access, build_app, default_limits
 from t2l_router.cli.loading import bars
 from t2l_router.cli.options import settings_options
-from t2l_router.config import Settings
+from t2l_router.config import Settings, load
 from t2l_router.errors import ConfigError
 from t2l_router.readiness import Readiness
 
+logger = logging.getLogger(__name__)
+_LIVE_SETTINGS = frozenset(
+    {"log_level", "log_format", "requests_per_minute", "tokens_per_minute", "tokens_per_day"}
+)
+
 
 @click.command()
-@settings_options("host", "port", "base_model", "hypernet", "engine", "device", "log_level")
+@settings_options(
+    "host", "port", "base_model", "hypernet", "engine", "device", "log_level", "log_format"
+)
 def command(settings: Settings) -> None:
     """
     Serve the OpenAI-compatible API.
 
     Models that are missing are pulled first. The server answers /health/live at once and
-    /health/ready when it can chat. Ctrl-C or SIGTERM finishes the running answers.
+    /health/ready when it can chat. Ctrl-C or SIGTERM finishes the running answers; SIGHUP takes
+    over changed limits and log settings.
     """
-    _log_to_stderr(settings.log_level)
+    logs.set_up(settings.log_level, settings.log_format)
+    flags = dict(click.get_current_context().params)
     listening = listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     with storage.open_library(settings, actor="server") as store:
@@ -43,11 +55,52 @@ def command(settings: Settings) -> None:
             build_app(settings, readiness, access=access, progress=bars()),
             log_config=None,
             ws="none",
+            access_log=False,
             timeout_graceful_shutdown=settings.drain_s,
         )
+        reloading = Reloading(settings, flags, access)
+        # Not asyncio's handler: it works before there is a loop, and on the main thread alone.
+        signal.signal(signal.SIGHUP, lambda *_: reloading.reload())
         _Server(config, readiness).run(sockets=[listening])
     if readiness.error:
         raise readiness.error
+
+
+class Reloading:
+    """
+    Takes over changed settings while the server runs, those that can be.
+
+    Args:
+        settings: In effect now.
+        flags: From the command line; they still win.
+        access: Takes new limits.
+    """
+
+    def __init__(self, settings: Settings, flags: dict[str, Any], access: Access) -> None:
+        self._settings = settings
+        self._flags = flags
+        self._access = access
+
+    def reload(self) -> None:
+        """Read the settings again; bad ones change nothing, and what needs a restart is named."""
+        try:
+            new = load(self._flags)
+        except ConfigError as error:
+            logger.error("nothing is reloaded: %s", error)  # noqa: TRY400 - the text says it all
+            return
+        changed = {
+            name
+            for name in Settings.model_fields
+            if getattr(new, name) != getattr(self._settings, name)
+        }
+        logs.set_up(new.log_level, new.log_format)
+        self._access.use_defaults(default_limits(new))
+        self._settings = self._settings.model_copy(
+            update={name: getattr(new, name) for name in changed & _LIVE_SETTINGS}
+        )
+        logger.warning("reloaded: %s", ", ".join(sorted(changed & _LIVE_SETTINGS)) or "no change")
+        if waiting := changed - _LIVE_SETTINGS:
+            logger.warning("after a restart: %s", ", ".join(sorted(waiting)))
 
 
 def _require_key(store: AdapterStore, host: str) -> None:
@@ -103,9 +156,3 @@ def listen(host: str, port: int) -> socket.socket:
 
 def _is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host).is_loopback
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.WARNING)
-    for name in ("t2l_router", "adapters_store", "uvicorn.access"):
-        logging.getLogger(name).setLevel(level.upper())

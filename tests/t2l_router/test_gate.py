@@ -1,0 +1,219 @@
+"""The gate in front of the routes: what each kind of caller gets, and what they can't tell."""
+
+import pytest
+from starlette.testclient import TestClient
+
+from adapters_store import AdapterStore, StoreConfig
+from adapters_store.errors import StoreUnavailable
+from adapters_store.spending import RateLimit
+from t2l_router.access import GRACE_S, REFRESH_S, Access
+from t2l_router.bootstrap import build_router
+from t2l_router.config import Settings
+from t2l_router.gate import Gate
+from t2l_router.metrics import Metrics
+from t2l_router.readiness import Readiness
+from t2l_router.server import create_app
+
+CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Outage:
+    """Keys in a database that can go away."""
+
+    def __init__(self, keys):
+        self.keys = keys
+        self.is_away = False
+
+    def __getattr__(self, name):
+        if self.is_away:
+            raise StoreUnavailable("/srv/secret/library.db is gone")
+        return getattr(self.keys, name)
+
+
+@pytest.fixture(name="store")
+def _store(tmp_path):
+    with AdapterStore.open(StoreConfig.in_directory(tmp_path / "keys", index="exact")) as store:
+        yield store
+
+
+@pytest.fixture(name="clock")
+def _clock():
+    return Clock()
+
+
+@pytest.fixture(name="outage")
+def _outage(store):
+    return Outage(store.keys)
+
+
+@pytest.fixture(name="client")
+def _client(tmp_path, store, outage, clock):
+    readiness = Readiness()
+    readiness.finish(build_router(Settings(engine="echo", data_dir=tmp_path / "data")))
+    access = Access(outage, store.spending, clock=clock)
+    app = create_app(
+        readiness,
+        max_body_bytes=1 << 20,
+        keep_alive_s=5,
+        gate=Gate(access),
+        metrics=Metrics(readiness),
+    )
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def bearer(secret):
+    return {"authorization": f"Bearer {secret}"}
+
+
+ROUTES = [
+    ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/completions"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/echo"),
+    ("GET", "/metrics"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("key", [None, "t2l_000000000000_" + "a" * 43, "x", "ü"])
+def test_no_way_around_the_key(client, store, method, path, key):
+    """Each route asks for a key first: even nonsense gets no other answer."""
+    store.keys.create("acme")
+    headers = {} if key is None else {"authorization": f"Bearer {key}".encode()}
+
+    answer = client.request(method, path, headers=headers, content=b"nonsense")
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+def test_probes_need_no_key(client, store):
+    """Health stays open."""
+    store.keys.create("acme")
+
+    assert client.get("/health/live").status_code == client.get("/health/ready").status_code == 200
+
+
+def test_scopes(client, store):
+    """A chat key reads no metrics; an admin key alone does not chat."""
+    _, chat = store.keys.create("acme")
+    _, admin = store.keys.create("acme", scopes=("admin",))
+
+    asked = [
+        client.get("/metrics", headers=bearer(chat)),
+        client.get("/metrics", headers=bearer(admin)),
+        client.post("/v1/chat/completions", json=CHAT, headers=bearer(admin)),
+        client.post("/v1/chat/completions", json=CHAT, headers=bearer(chat)),
+    ]
+
+    assert [answer.status_code for answer in asked] == [403, 200, 403, 200]
+
+
+def test_tenant_comes_from_the_key(client, store):
+    """Nothing in body, header or query makes one tenant another."""
+    _, mine = store.keys.create("acme")
+    _, theirs = store.keys.create("rival")
+    extra = {"t2l_description": "Translate the text into French"}
+    made = client.post("/v1/chat/completions", json=CHAT | extra, headers=bearer(mine)).json()
+    name = f"t2l:{made['t2l']['adapter']}"
+
+    posing = {
+        "tenant": "acme",
+        "t2l_tenant": "acme",
+        "user": "acme",
+        "metadata": {"tenant": "acme"},
+    }
+    headers = bearer(theirs) | {"x-tenant": "acme", "x-t2l-tenant": "acme"}
+    as_other = client.post(
+        "/v1/chat/completions?tenant=acme", json=CHAT | posing | {"model": name}, headers=headers
+    )
+    missing = client.post(
+        "/v1/chat/completions", json=CHAT | {"model": f"t2l:t2l-{'0' * 32}"}, headers=headers
+    )
+
+    assert as_other.status_code == missing.status_code == 404
+    assert name not in client.get("/v1/models", headers=headers).text
+    assert client.get(f"/v1/models/{name}", headers=headers).status_code == 404
+    assert client.get(f"/v1/models/{name}", headers=bearer(mine)).status_code == 200
+    # Nothing tells an adapter of somebody else's from one that never was.
+    told = [answer.json()["error"] | {"message": ""} for answer in (as_other, missing)]
+    assert told[0] == told[1]
+
+
+def test_another_tenants_task_is_not_reused(client, store):
+    """The same description makes an adapter for each tenant: reuse tells nothing of others."""
+    extra = {"t2l_description": "Sum up the mail"}
+    secrets = [store.keys.create(tenant)[1] for tenant in ("acme", "rival")]
+    decisions = []
+    for secret in secrets:
+        answer = client.post("/v1/chat/completions", json=CHAT | extra, headers=bearer(secret))
+        decisions.append(answer.json()["t2l"]["decision"])
+
+    assert decisions == ["generated", "generated"]
+
+
+def test_limits(client, store, clock):
+    """Above its limit a tenant gets a 429 with what a client needs; others don't notice."""
+    _, mine = store.keys.create("acme")
+    _, theirs = store.keys.create("rival")
+    store.spending.limit("acme", RateLimit(requests_per_minute=1))
+
+    first = client.post("/v1/chat/completions", json=CHAT, headers=bearer(mine))
+    second = client.post("/v1/chat/completions", json=CHAT, headers=bearer(mine))
+    other = client.post("/v1/chat/completions", json=CHAT, headers=bearer(theirs))
+    listed = client.get("/v1/models", headers=bearer(mine))
+    clock.now += 60
+    later = client.post("/v1/chat/completions", json=CHAT, headers=bearer(mine))
+
+    answers = (first, second, other, listed, later)
+    assert [answer.status_code for answer in answers] == [200, 429, 200, 200, 200]
+    assert first.headers["x-ratelimit-remaining-requests"] == "0"
+    assert second.headers["retry-after"] == "60"
+
+
+def test_store_goes_away_and_comes_back(client, store, outage, clock):
+    """Ready flips and recovers; known keys work meanwhile; nothing of the store's inside shows."""
+    _, secret = store.keys.create("acme")
+    assert client.get("/health/ready").status_code == 200
+    outage.is_away = True
+    clock.now += REFRESH_S
+
+    gone = client.get("/health/ready")
+    meanwhile = client.post("/v1/chat/completions", json=CHAT, headers=bearer(secret))
+    clock.now += GRACE_S + 1
+    too_long = client.post("/v1/chat/completions", json=CHAT, headers=bearer(secret))
+    outage.is_away = False
+    clock.now += REFRESH_S
+    back = client.get("/health/ready")
+
+    assert gone.json() == {
+        "status": "unavailable",
+        "phase": "the adapter library can't be reached",
+    }
+    assert [a.status_code for a in (gone, meanwhile, too_long, back)] == [503, 200, 503, 200]
+    assert too_long.headers["retry-after"] == "2"
+    assert "secret" not in gone.text + too_long.text
+
+
+def test_secrets_stay_out_of_logs(client, store, caplog):
+    """Neither keys nor what was said is logged, whichever way it goes."""
+    _, secret = store.keys.create("acme")
+    caplog.set_level("DEBUG")
+    told = {"t2l_description": "hush-hush", "user": "hush-hush"}
+    for key in (secret, secret[:-1]):
+        client.post("/v1/chat/completions", json=CHAT | told, headers=bearer(key))
+        client.post("/v1/chat/completions", content=b'{"hush-hush', headers=bearer(key))
+
+    ours = [r.getMessage() + str(r.__dict__) for r in caplog.records if r.name.startswith("t2l")]
+    assert secret[-20:] not in str(ours)
+    assert "hush-hush" not in str(ours)

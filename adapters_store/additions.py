@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from adapters_store import catalog, quotas
+from adapters_store import catalog, gate, quotas
 from adapters_store.database import insert_row
 from adapters_store.identity import AdapterId
 from adapters_store.ledger import Change
@@ -18,7 +18,7 @@ from adapters_store.partitions import (
     require_encoder,
 )
 from adapters_store.peft_files import LoraSettings
-from adapters_store.records import Lineage, Task
+from adapters_store.records import SERVED_STATES, Lineage, Task
 from adapters_store.schema import adapters, descriptions, embeddings, library, partitions
 
 
@@ -74,7 +74,31 @@ def insert_adapter(change: Change, new: NewAdapter) -> catalog.AdapterRow:
         hypernet_id=new.lineage.hypernet_id,
         revived=known is not None,
     )
+    if known is None and generated:
+        _judge(change, new, pk)
     return catalog.by_key(change.connection, pk)
+
+
+def _judge(change: Change, new: NewAdapter, pk: int) -> None:
+    """Put a generated adapter that is unlike its hypernetwork's others into quarantine."""
+    others = change.connection.execute(
+        select(adapters.c.delta_norm)
+        .where(
+            adapters.c.hypernet_id == new.lineage.hypernet_id,
+            adapters.c.base == new.base,
+            adapters.c.state.in_(SERVED_STATES),
+            adapters.c.pk != pk,
+        )
+        .order_by(adapters.c.pk.desc())
+        .limit(gate.POPULATION)
+    )
+    verdict = gate.judge(new.delta_norm, list(others.scalars()))
+    if verdict is None:
+        return
+    change.connection.execute(
+        adapters.update().where(adapters.c.pk == pk).values(state="quarantined")
+    )
+    change.log(new.tenant, "quarantine", new.id, **verdict.evidence())
 
 
 def insert_task(change: Change, row: catalog.AdapterRow, task: Task) -> int:

@@ -20,7 +20,7 @@ from adapters_store.errors import (
 )
 from adapters_store.faults import named_os_errors
 
-SCHEMA_HEAD = "0002"
+SCHEMA_HEAD = "0003"
 _WRITER_LOCK = 0x74326C  # "t2l": the advisory lock that makes PostgreSQL's writers take turns
 _BUSY_TIMEOUT_MS = 30_000
 

@@ -3,7 +3,7 @@ Everything that can go wrong in the adapter library, as one tree.
 
 * StoreError
   x NotFound
-    + AdapterNotFound · AliasNotFound · KeyNotFound · LeaseLost
+    + AdapterNotFound · AliasNotFound · KeyNotFound · LeaseLost · DecisionNotFound
   x Conflict                    the request contradicts what the library holds
     + AdapterPinned · AliasTaken · EncoderMismatch · QuotaExceeded · SchemaOutdated
   x InvalidInput                the caller's value can't be used
@@ -37,6 +37,10 @@ class KeyNotFound(NotFound):
 
 class LeaseLost(NotFound):
     """The lease expired and may be held by somebody else."""
+
+
+class DecisionNotFound(NotFound):
+    """No such decision in the tenant's log, or not any more."""
 
 
 class Conflict(StoreError):

@@ -62,6 +62,21 @@ class Quotas:
         with self._ledger.read() as connection:
             return quota_of(connection, tenant)
 
+    def check_generation(self, tenant: str, *, default: Quota = Quota()) -> None:
+        """
+        Make sure that the tenant may have one more adapter written.
+
+        Args:
+            tenant: Who asks.
+            default: The limits of a tenant that has none of its own.
+
+        Raises:
+            QuotaExceeded: Naming the limit and what is used of it.
+        """
+        with self._ledger.read() as connection:
+            now = self._ledger.database.now(connection)
+            check(connection, tenant=tenant, size_bytes=0, generated=True, now=now, default=default)
+
     def usage(self, tenant: str) -> Usage:
         """What a tenant has now."""
         with self._ledger.read() as connection:
@@ -69,7 +84,13 @@ class Quotas:
 
 
 def check(
-    connection: Connection, *, tenant: str, size_bytes: int, generated: bool, now: datetime
+    connection: Connection,
+    *,
+    tenant: str,
+    size_bytes: int,
+    generated: bool,
+    now: datetime,
+    default: Quota = Quota(),
 ) -> None:
     """
     Make sure that *tenant* may add an adapter of *size_bytes*.
@@ -78,6 +99,8 @@ def check(
         QuotaExceeded: Naming the limit and what is used of it.
     """
     quota = quota_of(connection, tenant)
+    if quota == Quota():
+        quota = default
     if quota == Quota():
         return
     usage = _usage(connection, tenant, now)

@@ -249,3 +249,60 @@ audit_log = Table(
     Index("ix_audit_log_subject", "subject"),
     Index("ix_audit_log_tenant_action_at", "tenant", "action", "at"),
 )
+
+# What a conversation holds. The key hashes tenant and conversation, so no text is kept here.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("adapter_id", String(36)),
+    Column("state", Text, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
+    Index("ix_sessions_updated_at", "updated_at"),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("trace", String(64), primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("adapter_id", String(36)),
+    Column("description_hash", String(32)),
+    Column("score", Float),
+    Column("margin", Float),
+    Column("distance", Float),
+    Column("detail", Text, nullable=False),
+    Index("ix_decisions_at", "at"),
+    Index("ix_decisions_tenant_at", "tenant", "at"),
+)
+
+# It outlives the decision it judges, so it repeats what win rates need.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("trace", String(64), primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("adapter_id", String(36)),
+    Column("rating", Integer, nullable=False),
+    Index("ix_feedback_tenant_adapter_id", "tenant", "adapter_id"),
+)
+
+# None as a score or margin: nothing is near enough. An empty tenant: everybody.
+calibrations = Table(
+    "calibrations",
+    metadata,
+    Column("encoder", String(128), primary_key=True),
+    Column("hypernet_id", String(128), primary_key=True),
+    Column("tenant", String(64), primary_key=True),
+    Column("score", Float),
+    Column("margin", Float),
+    Column("verify_score", Float),
+    Column("max_distance", Float, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("at", UtcTime, nullable=False),
+)

@@ -13,7 +13,9 @@ from sqlalchemy import select
 from adapters_store import additions, audit, catalog, changes, filters, searching
 from adapters_store.aliases import Aliases
 from adapters_store.blobs import open_blobs
+from adapters_store.calibrations import Calibrations
 from adapters_store.database import Database
+from adapters_store.decisions import Decisions
 from adapters_store.dedupe import Dedupe
 from adapters_store.delta import check_shapes, delta_norm
 from adapters_store.identity import AdapterId
@@ -32,7 +34,9 @@ from adapters_store.records import AdapterRecord, AuditEntry, Description, Hit, 
 from adapters_store.reembed import Reembedding
 from adapters_store.reports import Reports
 from adapters_store.schema import descriptions, library
+from adapters_store.sessions import Sessions
 from adapters_store.spending import Spending
+from adapters_store.traffic import Traffic
 from adapters_store.transfer import export_files
 
 IndexKind = Literal["exact", "faiss", "pgvector"]
@@ -92,6 +96,10 @@ class AdapterStore:
         self.keys = Keys(ledger)
         self.spending = Spending(ledger)
         self.leases = Leases(ledger)
+        self.sessions = Sessions(ledger)
+        self.decisions = Decisions(ledger)
+        self.traffic = Traffic(ledger)
+        self.calibrations = Calibrations(ledger)
         self.maintenance = Maintenance(ledger)
         self.reports = Reports(ledger)
         self.dedupe = Dedupe(ledger)

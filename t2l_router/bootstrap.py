@@ -12,30 +12,42 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from adapters_store import AdapterStore
+from adapters_store.quotas import Quota
 from adapters_store.spending import RateLimit
+from adapters_store.traffic import Retention
 from t2l_router.access import Access
+from t2l_router.adapters import Adapters, Tensors
+from t2l_router.behind import Behind
+from t2l_router.calls import Calls
+from t2l_router.choice import Chooser
 from t2l_router.config import Settings
-from t2l_router.engines.echo import EchoEncoder, EchoEngine, EchoGenerator
+from t2l_router.engines import echo_adapters
+from t2l_router.engines.base import Engine
+from t2l_router.engines.echo import EchoEngine
 from t2l_router.errors import CheckpointMismatch, ConfigError
 from t2l_router.gate import Gate
-from t2l_router.library import MemoryLibrary
+from t2l_router.library import Identity, Library
 from t2l_router.logs import log_exchange
+from t2l_router.matching import Encoder, Generator, Limits, Matcher
 from t2l_router.metrics import Metrics
 from t2l_router.observing import Observer
 from t2l_router.readiness import Readiness
-from t2l_router.router import Limits, Router, ServedModel
+from t2l_router.router import Options, Router, ServedModel
 from t2l_router.server import create_app
+from t2l_router.sessions import Sessions
+from t2l_router.storage import LoraTensors, open_library
 
 if TYPE_CHECKING:
     import torch
     from rich.progress import Progress
 
-    from adapters_store import AdapterStore
     from t2l_router.encoder import TaskEncoder
     from t2l_router.generator import AdapterGenerator
     from t2l_router.models import LocalModel
@@ -122,7 +134,7 @@ def _observers(settings: Settings) -> list[Observer]:
     return [log_exchange, open_tracing().observe]
 
 
-def build_access(settings: Settings, store: "AdapterStore", *, closed: bool) -> Access:
+def build_access(settings: Settings, store: AdapterStore, *, closed: bool) -> Access:
     """
     Build what lets requests in.
 
@@ -158,16 +170,17 @@ def build_router(
     Raises:
         ModelError: A model can't be had, or doesn't fit the others.
     """
-    library = MemoryLibrary(settings.adapter_memory_mib << 20)
-    limits = Limits(settings.generation_timeout_s, settings.max_generating)
     if settings.engine == "echo":
-        return Router(
-            model=ServedModel("echo", "0" * 64, (settings.base_model,)),
-            engine=EchoEngine(delay_s=settings.echo_delay_s),
-            encoder=EchoEncoder(),
-            generator=EchoGenerator(),
-            library=library,
-            limits=limits,
+        return assemble(
+            settings,
+            open_library(settings, actor="server"),
+            ServedModel("echo", echo_adapters.BASE, (settings.base_model,)),
+            EchoEngine(delay_s=settings.echo_delay_s),
+            Making(
+                echo_adapters.EchoEncoder(),
+                echo_adapters.EchoGenerator(),
+                echo_adapters.EchoTensors(),
+            ),
         )
     writing = load_writing(settings, enter=enter, progress=progress)
     from t2l_router.engines.local import EngineLimits, LocalEngine
@@ -190,13 +203,76 @@ def build_router(
             kv_memory_mib=settings.kv_memory_mib,
         ),
     )
-    return Router(
-        model=served_model(writing.base, settings.base_model),
-        engine=engine,
-        encoder=writing.encoder,
-        generator=writing.generator,
+    return assemble(
+        settings,
+        open_library(settings, actor="server"),
+        served_model(writing.base, settings.base_model),
+        engine,
+        Making(writing.encoder, writing.generator, LoraTensors(writing.generator.spec)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """
+    What makes adapters.
+
+    Args:
+        encoder: Description to embedding.
+        generator: Embedding to adapter.
+        tensors: Adapter to files, and back.
+    """
+
+    encoder: Encoder
+    generator: Generator
+    tensors: Tensors
+
+
+def assemble(
+    settings: Settings, store: AdapterStore, model: ServedModel, engine: Engine, making: Making
+) -> Router:
+    """
+    Put a router together.
+
+    Args:
+        settings: How it behaves.
+        store: The library; the router closes it.
+        model: The base model.
+        engine: Answers.
+        making: Makes adapters.
+    """
+    idle = timedelta(seconds=settings.session_idle_s)
+    retention = Retention(
+        idle, settings.max_sessions, timedelta(days=settings.decision_log_days),
+        settings.max_decisions,
+    )  # fmt: skip
+    calls = Calls(store)
+    encoder, generator = making.encoder, making.generator
+    library = Library(
+        calls,
+        Identity(model.fingerprint, encoder.fingerprint, generator.hypernet_id),
+        budget=Quota(max_generations_per_hour=settings.generations_per_hour),
+        lease_s=2 * settings.generation_timeout_s,
+    )
+    adapters = Adapters(library, making.tensors, max_bytes=settings.adapter_memory_mib << 20)
+    behind = Behind(calls, retention=retention)
+    sessions = Sessions(calls, behind, idle=idle)
+    matcher = Matcher(
+        encoder=encoder,
+        generator=generator,
+        tensors=making.tensors,
         library=library,
-        limits=limits,
+        adapters=adapters,
+        limits=Limits(settings.generation_timeout_s, settings.max_generating),
+    )
+    return Router(
+        engine,
+        Chooser(model, matcher=matcher, adapters=adapters, sessions=sessions),
+        matcher=matcher,
+        library=library,
+        sessions=sessions,
+        behind=behind,
+        options=Options(shadow=settings.shadow, log_text=settings.log_descriptions),
     )
 
 

@@ -114,7 +114,22 @@ class Settings(BaseSettings):
         5.0, gt=0, description="Wait this long for a new adapter, then answer with the base model."
     )
     max_generating: int = Field(64, ge=1, description="Adapters being written at once.")
-    adapter_memory_mib: int = Field(256, ge=1, description="Memory for generated adapters.")
+    generations_per_hour: int = Field(
+        1_000, ge=0, description="New adapters an hour for a tenant without a quota of its own."
+    )
+    adapter_memory_mib: int = Field(256, ge=1, description="Memory for adapters in use.")
+    session_idle_s: int = Field(
+        86_400, ge=1, description="After this time without a turn a conversation has ended."
+    )
+    max_sessions: int = Field(200_000, ge=1, description="Conversations that are remembered.")
+    decision_log_days: int = Field(30, ge=1, description="How long decisions stay in the log.")
+    max_decisions: int = Field(1_000_000, ge=1, description="Decisions in the log at most.")
+    log_descriptions: bool = Field(
+        False, description="Log task descriptions as well, not only their hashes."
+    )
+    shadow: bool = Field(
+        False, description="Decide and log, but let the base model answer everything."
+    )
     log_format: Literal["text", "json"] = Field(
         "text", description="Log lines for people, or a JSON object each."
     )

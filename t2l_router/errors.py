@@ -4,13 +4,16 @@ Everything that can go wrong, as one tree; `server` and `cli` translate it, each
 * T2LError
   x ConfigError                 a setting is missing or wrong; start-up only
   x RequestError                the caller's fault, 4xx
-    + InvalidRequest · InvalidDescription · UnknownModel · UnknownAdapter · PromptTooLong
+    + InvalidRequest · InvalidDescription · UnknownModel · UnknownAdapter · AdapterRefused
+    + UnknownDecision · PromptTooLong
   x AccessError                 who asks, and how much
     + InvalidKey · KeyLacksScope · RateLimited · BudgetSpent · AccessUnavailable
   x ModelError                  weights on the disk
     + ModelUnavailable · ModelCorrupt · DiskFull · CheckpointMismatch
   x AdapterError                one adapter's tensors
     + InvalidAdapter · GenerationFailed
+      - GenerationBusy · BudgetExceeded
+  x LibraryUnavailable          the adapter library can't be used right now
   x EngineError                 the thing that produces tokens
     + EngineBusy · EngineFailed
   x CallError                   a client's call that brought no answer
@@ -66,6 +69,18 @@ class UnknownAdapter(RequestError):
     """No such adapter, or it belongs to another tenant (the two look the same)."""
 
     code = "adapter_not_found"
+
+
+class AdapterRefused(RequestError):
+    """The adapter is there, but may not serve: it is quarantined, deleted or another model's."""
+
+    code = "adapter_refused"
+
+
+class UnknownDecision(RequestError):
+    """No such decision in the log, or it belongs to another tenant (the two look the same)."""
+
+    code = "decision_not_found"
 
 
 class PromptTooLong(RequestError):
@@ -156,6 +171,18 @@ class InvalidAdapter(AdapterError):
 
 class GenerationFailed(AdapterError):
     """The hypernetwork gave no usable adapter."""
+
+
+class GenerationBusy(GenerationFailed):
+    """Too many adapters are being written; trying again later helps."""
+
+
+class BudgetExceeded(GenerationFailed):
+    """The tenant has had as many adapters written as its quota allows for now."""
+
+
+class LibraryUnavailable(T2LError):
+    """The adapter library can't be used right now; trying again later helps."""
 
 
 class EngineError(T2LError):

@@ -45,7 +45,7 @@ class InProcessClient:
 
     def models(self) -> list[str]:
         """What a request may name; see `Client.models`."""
-        return self._router.models(Caller().tenant)
+        return self._run(self._router.models(Caller().tenant))
 
     def stream(self, body: Body) -> Generator[Body, None, None]:
         """Answer chunk by chunk; see `Client.stream`."""
@@ -62,7 +62,7 @@ class InProcessClient:
 
     async def amodels(self) -> list[str]:
         """What a request may name; see `Client.models`."""
-        return self.models()
+        return await self._arun(self._router.models(Caller().tenant))
 
     async def astream(self, body: Body) -> AsyncGenerator[Body, None]:
         """Answer chunk by chunk; see `Client.stream`."""

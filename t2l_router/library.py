@@ -1,60 +1,266 @@
-"""Adapters held in memory: by the description that reached them, and by id."""
+"""The adapter library as the router sees it: one base model, one encoder, one hypernetwork."""
 
-from collections import OrderedDict
-from dataclasses import dataclass, field
+import hashlib
+import math
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store import AdapterFiles, AdapterRecord, AdapterStore, Hit, Lineage, Task
+from adapters_store.calibrations import Calibration
+from adapters_store.errors import AdapterNotFound, QuotaExceeded
 from adapters_store.identity import AdapterId
-from t2l_router.engines.base import AdapterRef
+from adapters_store.names import SHARED, text_hash
+from adapters_store.quotas import Quota
+from t2l_router import policy
+from t2l_router.calls import Calls
+from t2l_router.errors import AdapterRefused, BudgetExceeded, UnknownAdapter
+from t2l_router.policy import Thresholds
+
+_THRESHOLDS_FOR_S = 60.0
+_MAX_REF = 64
+_LISTED = 100
 
 
-@dataclass(slots=True)
-class _Entry:
-    adapter: AdapterRef
-    descriptions: set[str] = field(default_factory=set)
-
-
-class MemoryLibrary:
+@dataclass(frozen=True, slots=True)
+class Identity:
     """
-    Keeps the adapters used last, within a number of bytes; every lookup is within one tenant.
+    What an adapter must match to serve here.
 
     Args:
-        max_bytes: Tensors held at most; the newest adapter is held even if it is larger.
+        base: Fingerprint of the base model.
+        encoder: Fingerprint of the encoder.
+        hypernet_id: The hypernetwork.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._n_bytes = 0
-        self._entries: OrderedDict[tuple[str, AdapterId], _Entry] = OrderedDict()
-        self._ids: dict[tuple[str, str], AdapterId] = {}  # by tenant and description
+    base: str
+    encoder: str
+    hypernet_id: str
 
-    def find(self, tenant: str, description: str) -> AdapterRef | None:
-        """The tenant's adapter that was made for exactly this description."""
-        adapter_id = self._ids.get((tenant, description))
-        return None if adapter_id is None else self.get(tenant, adapter_id)
 
-    def get(self, tenant: str, adapter_id: str) -> AdapterRef | None:
-        """The tenant's adapter of this id."""
-        key = (tenant, AdapterId(adapter_id))
-        if key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key].adapter
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    Whether this router may write the adapter of a task.
 
-    def add(self, tenant: str, description: str, adapter: AdapterRef) -> None:
-        """Hold an adapter; those unused for longest make room."""
-        key = (tenant, adapter.adapter_id)
-        if key not in self._entries:
-            self._entries[key] = _Entry(adapter)
-            self._n_bytes += adapter.weights.nbytes
-        self._entries.move_to_end(key)
-        self._entries[key].descriptions.add(description)
-        self._ids[tenant, description] = adapter.adapter_id
-        while self._n_bytes > self._max_bytes and len(self._entries) > 1:
-            (owner, _), gone = self._entries.popitem(last=False)
-            self._n_bytes -= gone.adapter.weights.nbytes
-            for text in gone.descriptions:
-                del self._ids[owner, text]
+    Args:
+        lease: Its name.
+        mine: Whether it may; otherwise another one is at it.
+        record: What another one has written meanwhile.
+    """
 
-    def ids(self, tenant: str) -> list[AdapterId]:
-        """The tenant's adapters, the one used last first."""
-        return [adapter_id for owner, adapter_id in reversed(self._entries) if owner == tenant]
+    lease: str
+    mine: bool
+    record: AdapterRecord | None = None
+
+
+class Library:
+    """
+    Finds and keeps adapters; everything here runs in threads.
+
+    Args:
+        calls: Reaches the library.
+        identity: What adapters must match.
+        budget: Limits of tenants that have none of their own.
+        lease_s: How long a claim is good for, should its holder die.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        identity: Identity,
+        *,
+        budget: Quota = Quota(),  # noqa: B008 - frozen
+        lease_s: float = 10.0,
+    ) -> None:
+        self.calls = calls
+        self.identity = identity
+        self._budget = budget
+        self._lease = timedelta(seconds=lease_s)
+        self._holder = uuid.uuid4().hex
+        self._thresholds: dict[str, tuple[float, Thresholds]] = {}
+
+    async def exact(self, text: str, *, tenant: str) -> AdapterRecord | None:
+        """The adapter that this very text reached before."""
+        return await self.calls.run(lambda store: self._exact(store, text, tenant))
+
+    async def search(self, embedding: NDArray[np.float32], *, tenant: str) -> list[Hit]:
+        """The nearest adapters."""
+        base, encoder = self.identity.base, self.identity.encoder
+        return await self.calls.run(
+            lambda store: store.search(embedding, tenant=tenant, base=base, encoder=encoder)
+        )
+
+    async def thresholds(self, *, tenant: str) -> Thresholds:
+        """What was measured for this pair of encoder and hypernetwork; read once a minute."""
+        read_at, thresholds = self._thresholds.get(tenant, (-math.inf, policy.UNCALIBRATED))
+        if time.monotonic() - read_at < _THRESHOLDS_FOR_S:
+            return thresholds
+        encoder, hypernet_id = self.identity.encoder, self.identity.hypernet_id
+        stored = await self.calls.run(
+            lambda store: store.calibrations.get(encoder, hypernet_id, tenant=tenant)
+        )
+        thresholds = (
+            policy.thresholds_for(encoder, hypernet_id) if stored is None else _thresholds(stored)
+        )
+        if len(self._thresholds) >= 10_000:  # noqa: PLR2004 - tenants; any bound will do
+            self._thresholds.clear()
+        self._thresholds[tenant] = (time.monotonic(), thresholds)
+        return thresholds
+
+    async def find(self, ref: str, *, tenant: str) -> AdapterRecord:
+        """
+        The adapter of an id, the start of one, or an alias.
+
+        Raises:
+            UnknownAdapter: There is none, or it is another tenant's.
+            AdapterRefused: It is quarantined, deleted or for another base model.
+        """
+        if len(ref) > _MAX_REF:
+            raise UnknownAdapter(f"no adapter {ref[:_MAX_REF]!r}...; the name is too long")
+        record = await self.calls.run(lambda store: _get(store, ref, tenant))
+        if record.state in ("quarantined", "deleted"):
+            raise AdapterRefused(
+                f"adapter {record.id} is {record.state}; t2l adapters history says why"
+            )
+        if record.base != self.identity.base:
+            raise AdapterRefused(
+                f"adapter {record.id} was made for another base model "
+                f"({record.base_model or record.base[:12]})"
+            )
+        return record
+
+    async def directory(self, adapter_id: AdapterId, *, tenant: str) -> Path:
+        """A local, checked PEFT directory of an adapter."""
+        return await self.calls.run(lambda store: store.directory(adapter_id, tenant=tenant))
+
+    async def names(self, *, tenant: str) -> list[str]:
+        """The tenant's aliases, then the ids of its newest adapters; a hundred of each at most."""
+        return await self.calls.run(lambda store: self._names(store, tenant))
+
+    async def claim(self, text: str, *, tenant: str) -> Claim:
+        """
+        Try to become the one router that writes the adapter of a text.
+
+        Raises:
+            BudgetExceeded: The tenant's quota has no room for another generation.
+        """
+        return await self.calls.run(lambda store: self._claim(store, text, tenant))
+
+    async def release(self, claim: Claim) -> None:
+        """Let others write it."""
+        await self.calls.run(lambda store: store.leases.release(claim.lease, self._holder))
+
+    async def state_of(self, adapter_id: AdapterId, *, tenant: str) -> str | None:
+        """The state of the tenant's adapter of this id, if there is one that is not deleted."""
+
+        def state(store: AdapterStore) -> str | None:
+            try:
+                return store.get(adapter_id, tenant=tenant).state
+            except AdapterNotFound:
+                return None
+
+        return await self.calls.run(state)
+
+    async def keep(
+        self, files: AdapterFiles, task: Task, *, tenant: str, claim: Claim | None
+    ) -> AdapterRecord:
+        """Store a new adapter, then let go of the claim."""
+
+        def add(store: AdapterStore) -> AdapterRecord:
+            try:
+                return store.add(
+                    files,
+                    tenant=tenant,
+                    base=self.identity.base,
+                    task=task,
+                    lineage=Lineage(hypernet_id=self.identity.hypernet_id),
+                )
+            finally:
+                if claim is not None:
+                    store.leases.release(claim.lease, self._holder)
+
+        return await self.calls.run(add)
+
+    async def describe(
+        self, adapter_id: AdapterId, task: Task, *, tenant: str, claim: Claim | None
+    ) -> None:
+        """Remember one more text that reached the tenant's adapter, then let go of the claim."""
+
+        def add(store: AdapterStore) -> None:
+            try:
+                store.add_description(adapter_id, task, tenant=tenant)
+            finally:
+                if claim is not None:
+                    store.leases.release(claim.lease, self._holder)
+
+        await self.calls.run(add)
+
+    def _exact(self, store: AdapterStore, text: str, tenant: str) -> AdapterRecord | None:
+        return store.exact(
+            text, tenant=tenant, base=self.identity.base, encoder=self.identity.encoder
+        )
+
+    def _claim(self, store: AdapterStore, text: str, tenant: str) -> Claim:
+        lease = _lease_name(tenant, text, self.identity)
+        # Looked up before the lease and after it: whoever held it has written the adapter by then.
+        if store.leases.holder(lease) is not None:
+            return Claim(lease, mine=False)
+        mine = store.leases.acquire(lease, self._holder, ttl=self._lease)
+        record = self._exact(store, text, tenant)
+        if mine and record is not None:
+            store.leases.release(lease, self._holder)
+        if not mine or record is not None:
+            return Claim(lease, mine=False, record=record)
+        try:
+            store.quotas.check_generation(tenant, default=self._budget)
+        except QuotaExceeded as error:
+            store.leases.release(lease, self._holder)
+            raise BudgetExceeded(str(error)) from error
+        return Claim(lease, mine=True)
+
+    def _names(self, store: AdapterStore, tenant: str) -> list[str]:
+        aliases = [span.name for span in store.aliases.current(tenant=tenant)[:_LISTED]]
+        records = store.page(tenant=tenant, limit=_LISTED)
+        fit = [record for record in records if record.base == self.identity.base]
+        return [*aliases, *(record.id for record in fit if record.state != "quarantined")]
+
+
+def _get(store: AdapterStore, ref: str, tenant: str) -> AdapterRecord:
+    try:
+        return store.get(ref, tenant=tenant)
+    except AdapterNotFound as error:
+        try:
+            return store.get(ref, tenant=tenant, deleted=True)
+        except AdapterNotFound:
+            why = str(error).partition(";")[0]
+            raise UnknownAdapter(f"{why}; /v1/models lists those held") from None
+
+
+def _lease_name(tenant: str, text: str, identity: Identity) -> str:
+    parts = (tenant, text_hash(text), identity.base, identity.hypernet_id)
+    return f"generate:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
+
+
+def _thresholds(stored: Calibration) -> Thresholds:
+    def least(value: float | None) -> float:
+        return math.inf if value is None else value
+
+    return Thresholds(
+        score=least(stored.score),
+        margin=least(stored.margin),
+        verify_score=least(stored.verify_score),
+        max_distance=stored.max_distance,
+        encoder=stored.encoder,
+        hypernet_id=stored.hypernet_id,
+    )
+
+
+def is_own(hit: Hit) -> bool:
+    """Whether the adapter is the tenant's own, so that it can be given another description."""
+    return hit.adapter.tenant != SHARED

@@ -2,108 +2,36 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from t2l_router import describe
-from t2l_router.engines.base import AdapterRef, Delta, Engine, EngineHealth, Weights
+from adapters_store.decisions import DecisionEntry
+from adapters_store.errors import DecisionNotFound
+from t2l_router.behind import Behind
+from t2l_router.choice import BASE, PREFIX, Choice, Chooser, ServedModel
+from t2l_router.decision import Caller, Decision, DecisionKind, entry_of
+from t2l_router.engines.base import AdapterRef, Delta, Engine, EngineHealth
 from t2l_router.errors import (
     AdapterError,
+    AdapterRefused,
     EngineError,
-    GenerationFailed,
-    InvalidRequest,
+    LibraryUnavailable,
     UnknownAdapter,
-    UnknownModel,
+    UnknownDecision,
 )
-from t2l_router.library import MemoryLibrary
+from t2l_router.library import Library
+from t2l_router.matching import Limits, Matcher, timed
+from t2l_router.sessions import Conversation, Sessions, conversation_of
 from t2l_router.wire import ChatRequest
+
+__all__ = [
+    "Answer", "Caller", "Decision", "DecisionKind", "Limits", "Router", "ServedModel",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
-DecisionKind = Literal["exact", "generated", "explicit", "base"]
-PREFIX = "t2l:"
-BASE = "base"
-
-
-class Encoder(Protocol):
-    """Turns task descriptions into task embeddings."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts as ``[N, D]`` float32 of unit L2 norm."""
-
-
-class Generator(Protocol):
-    """Turns task embeddings into adapters."""
-
-    def generate(self, embeddings: NDArray[np.float32]) -> Sequence[Weights]:
-        """Write one adapter per row of ``[N, D]``."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """
-    The base model as clients know it.
-
-    Args:
-        name: What ``/v1/models`` shows.
-        fingerprint: Of its config, weights and tokenizer.
-        aliases: Other names a request may use for it.
-    """
-
-    name: str
-    fingerprint: str
-    aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """
-    What generation may cost a request.
-
-    Args:
-        timeout_s: Longest wait for a new adapter.
-        max_generating: Adapters being written or waiting to be.
-    """
-
-    timeout_s: float = 5.0
-    max_generating: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """
-    What the transport knows about a request besides its body.
-
-    Args:
-        tenant: Whose adapters may serve; never taken from the body.
-        description: The header ``X-T2L-Description`` as it came.
-    """
-
-    tenant: str = "local"
-    description: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """
-    Which adapter serves and why.
-
-    Args:
-        kind: How it was chosen.
-        reason: Why, for people; says nothing about the conversation.
-        adapter: None is the base model.
-    """
-
-    kind: DecisionKind
-    reason: str
-    adapter: AdapterRef | None = None
+_KEEP_WITHIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,38 +50,53 @@ class Answer:
     timing_ms: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """
+    How a router behaves.
+
+    Args:
+        shadow: Decide and log, but let the base model answer.
+        log_text: Log task descriptions, not only their hashes.
+    """
+
+    shadow: bool = False
+    log_text: bool = False
+
+
 class Router:
     """
     Finds or makes the adapter for each request and has the engine answer with it.
 
     Args:
-        model: The base model.
         engine: Produces tokens.
-        encoder: Embeds task descriptions.
-        generator: Writes adapters.
-        library: Holds them.
-        limits: Bounds on generation.
+        chooser: Decides.
+        matcher: What it finds adapters with.
+        library: Where they are.
+        sessions: What conversations hold.
+        behind: Writes what need not be waited for.
+        options: How to behave.
     """
 
     def __init__(
         self,
-        *,
-        model: ServedModel,
         engine: Engine,
-        encoder: Encoder,
-        generator: Generator,
-        library: MemoryLibrary,
-        limits: Limits,
+        chooser: Chooser,
+        *,
+        matcher: Matcher,
+        library: Library,
+        sessions: Sessions,
+        behind: Behind,
+        options: Options = Options(),
     ) -> None:
-        self.model = model
+        self.model = chooser.model
         self._engine = engine
-        self._encoder = encoder
-        self._generator = generator
+        self._chooser = chooser
+        self._matcher = matcher
         self._library = library
-        self._limits = limits
-        # One thread, because generations side by side would only make each of them slower.
-        self._thread = ThreadPoolExecutor(1, "t2l-generate")
-        self._flights: dict[tuple[str, str], asyncio.Task[tuple[AdapterRef, dict[str, float]]]] = {}
+        self._sessions = sessions
+        self._behind = behind
+        self._options = options
 
     async def chat(self, request: ChatRequest, caller: Caller) -> Answer:
         """
@@ -165,139 +108,152 @@ class Router:
 
         Raises:
             RequestError: The request can't be served as it is.
-            GenerationFailed: There is no adapter and the request insists on one.
+            AdapterError: There is no adapter and the request insists on one.
         """
         timing_ms: dict[str, float] = {}
-        decision = await self._decide(request, caller, timing_ms)
-        deltas = self._engine.stream_chat(request, decision.adapter)
-        return Answer(decision, deltas, timing_ms)
+        conversation = conversation_of(request, tenant=caller.tenant, header=caller.session)
+        self._chooser.check(request, caller)
+        deciding = self._decided(request, caller, conversation, timing_ms)
+        if self._options.shadow:
+            # The answer doesn't wait for a decision that it won't follow.
+            choosing = asyncio.create_task(deciding)
+            choosing.add_done_callback(lambda done: done.cancelled() or done.exception())
+            reason = "shadow mode: what would have served is in the log"
+            decision = Decision("base", reason, trace=caller.trace)
+            return Answer(decision, self._serve(request, None, conversation, choosing), timing_ms)
+        choice = await deciding
+        decided: asyncio.Future[Choice] = asyncio.get_running_loop().create_future()
+        decided.set_result(choice)
+        deltas = self._serve(request, choice.decision.adapter, conversation, decided)
+        return Answer(choice.decision, deltas, timing_ms)
 
-    def models(self, tenant: str) -> list[str]:
-        """Every value of ``model`` that the tenant's requests may use."""
-        adapters = [f"{PREFIX}{adapter_id}" for adapter_id in self._library.ids(tenant)]
-        return [self.model.name, f"{PREFIX}{BASE}", *adapters]
+    async def explain(self, request: ChatRequest, caller: Caller) -> Decision:
+        """
+        Decide as `chat` would, but store nothing and answer nothing.
+
+        Raises:
+            RequestError: The request can't be served as it is.
+            T2LError: The decision can't be taken.
+        """
+        conversation = conversation_of(request, tenant=caller.tenant, header=caller.session)
+        choice = await self._chooser.preview(request, caller, conversation)
+        return replace(choice.decision, trace=caller.trace)
+
+    async def rate(self, trace: str, rating: int, *, tenant: str) -> DecisionEntry:
+        """
+        Judge the answer that a decision led to: 1 is good, -1 bad, 0 takes it back.
+
+        Raises:
+            UnknownDecision: It isn't in the log.
+            LibraryUnavailable: Nothing can be stored now.
+        """
+        await self._behind.flush()
+        try:
+            return await self._library.calls.run(
+                lambda store: store.decisions.rate(trace, rating, tenant=tenant)
+            )
+        except DecisionNotFound as error:
+            raise UnknownDecision(str(error), param="trace") from None
+
+    async def models(self, tenant: str) -> list[str]:
+        """Values of ``model`` for the tenant's requests: aliases and the newest adapters."""
+        try:
+            names = await self._library.names(tenant=tenant)
+        except LibraryUnavailable:
+            names = []
+        return [self.model.name, f"{PREFIX}{BASE}", *(f"{PREFIX}{name}" for name in names)]
+
+    async def has_model(self, model: str, tenant: str) -> bool:
+        """Whether the tenant's requests may use this value of ``model``."""
+        if model in (self.model.name, *self.model.aliases, f"{PREFIX}{BASE}"):
+            return True
+        if not model.startswith(PREFIX):
+            return False
+        try:
+            await self._library.find(model.removeprefix(PREFIX), tenant=tenant)
+        except (UnknownAdapter, AdapterRefused):
+            return False
+        return True
 
     def health(self) -> EngineHealth:
         """How the engine is doing."""
         return self._engine.health()
 
     async def close(self) -> None:
-        """Stop generating and close the engine."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Stop generating, store what was begun, and close the engine and the library."""
+        await self._matcher.close()
+        await self._behind.close()
+        self._chooser.close()
         await self._engine.close()
+        await self._library.calls.close()
 
-    async def _decide(
-        self, request: ChatRequest, caller: Caller, timing_ms: dict[str, float]
-    ) -> Decision:
-        chosen = self._chosen(request)
-        with _timed(timing_ms, "describe"):
-            task = describe.task_of(request, caller.description)
-        if chosen == BASE:
-            return Decision("base", "the request asks for the base model")
-        if chosen is not None:
-            adapter = self._library.get(caller.tenant, chosen)
-            if adapter is None:
-                raise UnknownAdapter(
-                    f"no adapter {chosen[:80]!r}; /v1/models lists those held",
-                    param="t2l_adapter" if request.t2l_adapter else "model",
-                )
-            return Decision("explicit", "the request names this adapter", adapter)
-        if task is None:
-            if request.t2l_required:
-                raise InvalidRequest(
-                    "t2l_required needs a task: give t2l_description or t2l_adapter",
-                    param="t2l_required",
-                )
-            return Decision("base", "no task description")
-        if adapter := self._library.find(caller.tenant, task.text):
-            return Decision("exact", "an adapter for this description is held", adapter)
-        try:
-            adapter, phases_ms = await self._generated(caller.tenant, task.text)
-        except (AdapterError, EngineError) as error:
-            if request.t2l_required:
-                raise GenerationFailed(f"no adapter for this task: {error}") from error
-            return Decision("base", f"no adapter for this task: {error}")
-        timing_ms |= phases_ms
-        return Decision("generated", "a new adapter was written for this description", adapter)
+    async def _decided(
+        self,
+        request: ChatRequest,
+        caller: Caller,
+        conversation: Conversation,
+        timing_ms: dict[str, float],
+    ) -> Choice:
+        choice = await self._chooser.choose(request, caller, conversation, timing_ms)
+        decision = choice.decision
+        if decision.adapter is not None:
+            try:
+                await self._load(decision.adapter, timing_ms)
+            except (AdapterError, EngineError) as error:
+                choice = self._chooser.fallback(error, decision.task, required=request.t2l_required)
+        choice = replace(choice, decision=replace(choice.decision, trace=caller.trace))
+        self._log(choice.decision, caller, timing_ms)
+        return choice
 
-    def _chosen(self, request: ChatRequest) -> str | None:
-        """Which adapter the request names: ``base``, an id, or None for the one that fits."""
-        chosen = request.t2l_adapter
-        if request.model.startswith(PREFIX):
-            named = request.model.removeprefix(PREFIX)
-            if chosen not in (None, named):
-                raise InvalidRequest(
-                    "model and t2l_adapter name different adapters; give one of them",
-                    param="t2l_adapter",
-                )
-            chosen = named
-        elif request.model not in (self.model.name, *self.model.aliases):
-            raise UnknownModel(
-                f"no model {request.model[:80]!r} is served here; use {self.model.name!r}",
-                param="model",
-            )
-        if chosen == BASE and request.t2l_required:
-            raise InvalidRequest(
-                "t2l_required and the base model contradict each other", param="t2l_required"
-            )
-        return chosen
+    async def _load(self, adapter: AdapterRef, timing_ms: dict[str, float]) -> None:
+        if adapter.adapter_id not in self._engine.health().resident:
+            with timed(timing_ms, "load"):
+                await self._engine.ensure(adapter)
 
-    async def _generated(self, tenant: str, text: str) -> tuple[AdapterRef, dict[str, float]]:
-        """
-        Wait for the adapter that is being written for this description; start it if nobody has.
+    async def _serve(
+        self,
+        request: ChatRequest,
+        adapter: AdapterRef | None,
+        conversation: Conversation,
+        choosing: "asyncio.Future[Choice]",
+    ) -> AsyncGenerator[Delta, None]:
+        texts: dict[int, list[str]] = {}
+        async with aclosing(self._engine.stream_chat(request, adapter)) as deltas:
+            async for delta in deltas:
+                index = getattr(delta, "index", 0)
+                texts.setdefault(index, []).append(delta.text)
+                if delta.finish_reason:
+                    await self._finish(conversation, "".join(texts[index]), choosing)
+                yield delta
 
-        Raises:
-            GenerationFailed: It failed, takes too long, or too many are being written.
-            InvalidAdapter: The engine refuses it.
-        """
-        flight = self._flights.get((tenant, text))
-        if flight is None:
-            if len(self._flights) >= self._limits.max_generating:
-                raise GenerationFailed(f"{len(self._flights)} adapters are being written already")
-            flight = asyncio.create_task(self._generate(tenant, text))
-            self._flights[tenant, text] = flight
-            flight.add_done_callback(lambda done: self._land((tenant, text), done))
-        try:
-            # Shielded: who gives up waiting doesn't take the adapter from the others.
-            return await asyncio.wait_for(asyncio.shield(flight), self._limits.timeout_s)
-        except TimeoutError:
-            raise GenerationFailed(f"not ready within {self._limits.timeout_s:g} s") from None
-
-    def _land(
-        self, key: tuple[str, str], flight: "asyncio.Task[tuple[AdapterRef, dict[str, float]]]"
+    async def _finish(
+        self, conversation: Conversation, answer: str, choosing: "asyncio.Future[Choice]"
     ) -> None:
-        del self._flights[key]
-        if not flight.cancelled() and (error := flight.exception()):
-            logger.error("no adapter was written: %s", error, exc_info=error.__cause__)
+        """
+        Before the last piece goes out: the library has the adapter, the session is noted.
 
-    async def _generate(self, tenant: str, text: str) -> tuple[AdapterRef, dict[str, float]]:
-        timing_ms: dict[str, float] = {}
-        loop = asyncio.get_running_loop()
-        adapter = await loop.run_in_executor(self._thread, self._write, text, timing_ms)
-        with _timed(timing_ms, "load"):
-            await self._engine.ensure(adapter)
-        self._library.add(tenant, text, adapter)
-        return adapter, timing_ms
+        So whoever has read a whole answer can rely on the adapter that it names.
+        """
+        done, _ = await asyncio.wait([choosing], timeout=_KEEP_WITHIN_S)
+        if not done or choosing.cancelled() or choosing.exception():
+            return
+        choice = choosing.result()
+        if choice.kept is not None:
+            await asyncio.wait([choice.kept], timeout=_KEEP_WITHIN_S)
+        if choice.held is not None:
+            self._sessions.remember(conversation, answer, choice.held)
+        elif choice.lets_go:
+            self._sessions.forget(conversation)
 
-    def _write(self, text: str, timing_ms: dict[str, float]) -> AdapterRef:
-        try:
-            with _timed(timing_ms, "embed"):
-                embeddings = self._encoder.embed([text])
-            with _timed(timing_ms, "generate"):
-                (weights,) = self._generator.generate(embeddings)
-                # The id is a hash over the tensors, taken here and not on the event loop.
-                return AdapterRef(weights.adapter_id, weights)
-        except AdapterError:
-            raise
-        except Exception as error:
-            # A chat must survive whatever breaks in here, our bugs and torch's errors included.
-            raise GenerationFailed("the hypernetwork broke; the log says how") from error
-
-
-@contextmanager
-def _timed(timing_ms: dict[str, float], phase: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timing_ms[phase] = (time.perf_counter() - start) * 1_000
+    def _log(self, decision: Decision, caller: Caller, timing_ms: dict[str, float]) -> None:
+        self._behind.decision(
+            entry_of(
+                decision,
+                caller,
+                timing_ms,
+                is_shadow=self._options.shadow,
+                with_text=self._options.log_text,
+            )
+        )
+        if decision.adapter is not None and not self._options.shadow:
+            self._behind.use(caller.tenant, decision.adapter.adapter_id)

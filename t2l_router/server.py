@@ -142,14 +142,14 @@ class Api:
 
     async def models(self, request: Request) -> wire.ModelList:
         """List what a request may name as its model."""
-        names = self._readiness.router.models(tenant_of(request))
+        names = await self._readiness.router.models(tenant_of(request))
         return wire.ModelList(
             data=[wire.ModelCard(id=name, created=self._created) for name in names]
         )
 
     async def model(self, request: Request, model: str) -> wire.ModelCard:
         """Look one of them up."""
-        if model not in self._readiness.router.models(tenant_of(request)):
+        if not await self._readiness.router.has_model(model, tenant_of(request)):
             raise UnknownModel(f"no model {model[:80]!r} is served here", param="model")
         return wire.ModelCard(id=model, created=self._created)
 

@@ -4,15 +4,18 @@ import getpass
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters_store import AdapterFiles, AdapterStore, StoreConfig
 from t2l_router.config import Settings
+from t2l_router.errors import InvalidAdapter
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from t2l_router.encoder import TaskEncoder
+    from t2l_router.engines.base import Weights
     from t2l_router.lora import LoraSpec, LoraWeights
 
 
@@ -54,6 +57,40 @@ def adapter_files(weights: "LoraWeights") -> AdapterFiles:
     }
     tensors = save(weights.peft_tensors(), metadata={"format": "pt"})
     return AdapterFiles(json.dumps(config).encode(), tensors)
+
+
+class LoraTensors:
+    """
+    Files and distances of LoRA adapters; see `t2l_router.adapters.Tensors`.
+
+    Args:
+        spec: Shapes of the base model.
+    """
+
+    def __init__(self, spec: "LoraSpec") -> None:
+        self._spec = spec
+
+    def pack(self, weights: "Weights") -> AdapterFiles:
+        """The adapter as the library stores it."""
+        return adapter_files(_lora(weights))
+
+    def read(self, directory: Path) -> "LoraWeights":
+        """The adapter of a PEFT directory."""
+        from t2l_router.lora import LoraWeights  # noqa: PLC0415
+
+        return LoraWeights.load_peft(directory, self._spec)
+
+    def distance(self, one: "Weights", two: "Weights") -> float:
+        """Delta-W distance of two adapters."""
+        return _lora(one).delta_distance(_lora(two))
+
+
+def _lora(weights: "Weights") -> "LoraWeights":
+    from t2l_router.lora import LoraWeights  # noqa: PLC0415
+
+    if not isinstance(weights, LoraWeights):
+        raise InvalidAdapter(f"{weights.adapter_id} has no LoRA tensors")
+    return weights
 
 
 def module_shapes(spec: "LoraSpec") -> dict[str, tuple[int, int]]:

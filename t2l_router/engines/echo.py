@@ -1,23 +1,27 @@
 """
 Answers without any model, for tests, demos and for trying a client against the API.
 
-`EchoEngine` repeats what it was asked and says which adapter it was given; `EchoEncoder` and
-`EchoGenerator` make the adapters it takes. All three depend on nothing but their input.
+`EchoEngine` repeats what it was asked and says which adapter it was given; `echo_adapters` makes
+the adapters it takes. They depend on nothing but their input.
 """
 
 import asyncio
-import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from adapters_store.identity import PREFIX, AdapterId
+from adapters_store.identity import AdapterId
 from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
 from t2l_router.engines.text import StopStrings
 from t2l_router.errors import EngineBusy
 from t2l_router.wire import ChatRequest, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class EchoWeights:
+    """An adapter without tensors."""
+
+    adapter_id: AdapterId
+    nbytes: int
 
 
 class EchoEngine:
@@ -81,39 +85,3 @@ class EchoEngine:
 
     async def close(self) -> None:
         """Hold nothing, so give nothing back."""
-
-
-@dataclass(frozen=True, slots=True)
-class EchoWeights:
-    """An adapter without tensors."""
-
-    adapter_id: AdapterId
-    nbytes: int
-
-
-class EchoEncoder:
-    """Maps equal texts to equal unit vectors and different texts to unrelated ones."""
-
-    dim = 384
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts as ``[N, dim]``."""
-        seeds = [
-            int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") for text in texts
-        ]
-        rows = np.stack([np.random.default_rng(seed).standard_normal(self.dim) for seed in seeds])
-        unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(
-            np.float32
-        )
-        return unit
-
-
-class EchoGenerator:
-    """Maps equal embeddings to equal adapters."""
-
-    hypernet_id = "echo"
-
-    def generate(self, embeddings: NDArray[np.float32]) -> list[EchoWeights]:
-        """Write one adapter per row."""
-        digests = [hashlib.sha256(row.tobytes()).hexdigest() for row in embeddings]
-        return [EchoWeights(AdapterId(PREFIX + digest[:32]), 1_000) for digest in digests]

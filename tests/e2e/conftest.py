@@ -13,13 +13,11 @@ import uvicorn
 
 from t2l_router.cli.serve import listen
 from t2l_router.engines.base import Engine
-from t2l_router.engines.echo import EchoEncoder, EchoEngine, EchoGenerator
-from t2l_router.library import MemoryLibrary
+from t2l_router.engines.echo import EchoEngine
 from t2l_router.readiness import Readiness
-from t2l_router.router import Limits, Router, ServedModel
 from t2l_router.server import create_app
+from tests.routers import MODEL, echo_router
 
-MODEL = "org/base"
 MAX_BODY_BYTES = 1 << 20
 
 
@@ -41,14 +39,7 @@ class Served:
 def serve(engine: Engine, *, keep_alive_s: float = 5.0, ready: bool = True) -> Iterator[Served]:
     """Serve an engine until the end of the block."""
     readiness = Readiness()
-    router = Router(
-        model=ServedModel(MODEL, "f" * 64),
-        engine=engine,
-        encoder=EchoEncoder(),
-        generator=EchoGenerator(),
-        library=MemoryLibrary(1 << 20),
-        limits=Limits(),
-    )
+    router = echo_router(engine=engine)
     if ready:
         readiness.finish(router)
     app = create_app(readiness, max_body_bytes=MAX_BODY_BYTES, keep_alive_s=keep_alive_s)

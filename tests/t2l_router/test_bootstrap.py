@@ -16,9 +16,9 @@ def request(model: str) -> ChatRequest:
 
 
 @pytest.mark.parametrize("model", ["echo", "HuggingFaceTB/SmolLM2-135M-Instruct"])
-async def test_echo_router(model):
+async def test_echo_router(model, tmp_path):
     """The echo needs no model at all, and also answers to the base model's name."""
-    router = build_router(Settings(engine="echo"))
+    router = build_router(Settings(engine="echo", data_dir=tmp_path))
 
     answer = await router.chat(request(model), Caller())
     await answer.deltas.aclose()
@@ -27,10 +27,10 @@ async def test_echo_router(model):
     assert answer.decision.kind == "generated"
 
 
-async def test_loading_hands_the_router_over():
+async def test_loading_hands_the_router_over(tmp_path):
     """The application loads in a thread of its own and then is ready."""
     readiness = Readiness()
-    app = build_app(Settings(engine="echo"), readiness)
+    app = build_app(Settings(engine="echo", data_dir=tmp_path), readiness)
     received = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
     sent = []
 

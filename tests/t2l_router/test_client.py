@@ -11,13 +11,12 @@ from contextlib import aclosing, closing, contextmanager
 import pytest
 
 from t2l_router.client import HttpClient
-from t2l_router.engines.echo import EchoEncoder, EchoEngine, EchoGenerator
+from t2l_router.engines.echo import EchoEngine
 from t2l_router.errors import CallRefused, ServerTimeout, ServerUnreachable
 from t2l_router.inprocess import InProcessClient
-from t2l_router.library import MemoryLibrary
-from t2l_router.router import Limits, Router, ServedModel
 from tests.answers import answering, send
 from tests.e2e.conftest import MODEL, serve
+from tests.routers import echo_router
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "one two three"}]}
 ERROR = {"error": {"message": "not now", "type": "t", "param": "p", "code": "c"}}
@@ -31,14 +30,7 @@ def http():
 
 @pytest.fixture(scope="module")
 def in_process():
-    router = Router(
-        model=ServedModel(MODEL, "f" * 64),
-        engine=EchoEngine(),
-        encoder=EchoEncoder(),
-        generator=EchoGenerator(),
-        library=MemoryLibrary(1 << 20),
-        limits=Limits(),
-    )
+    router = echo_router(engine=EchoEngine())
     with closing(InProcessClient(router)) as client:
         yield client
 
@@ -125,14 +117,7 @@ def test_break_off(in_process):
 
 def test_cancelled_while_waiting():
     """A reader that is cancelled while it waits ends the answer at once."""
-    router = Router(
-        model=ServedModel(MODEL, "f" * 64),
-        engine=EchoEngine(first_delay_s=30),
-        encoder=EchoEncoder(),
-        generator=EchoGenerator(),
-        library=MemoryLibrary(1 << 20),
-        limits=Limits(),
-    )
+    router = echo_router(engine=EchoEngine(first_delay_s=30))
 
     async def cancelled() -> None:
         with pytest.raises(TimeoutError):

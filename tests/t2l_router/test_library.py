@@ -1,77 +1,308 @@
-from hypothesis import given
-from hypothesis import strategies as st
+"""The router over a real library: what it finds, what it keeps, and when the library is away."""
 
-from adapters_store.identity import AdapterId
-from t2l_router.engines.base import AdapterRef
-from t2l_router.engines.echo import EchoWeights
-from t2l_router.library import MemoryLibrary
+import asyncio
+import time
 
+import pytest
 
-def adapter(name: str, n_bytes: int = 10) -> AdapterRef:
-    return AdapterRef(AdapterId(name), EchoWeights(AdapterId(name), n_bytes))
+from adapters_store.errors import StoreUnavailable
+from adapters_store.quotas import Quota
+from t2l_router.errors import (
+    AdapterRefused,
+    BudgetExceeded,
+    LibraryUnavailable,
+    UnknownAdapter,
+)
+from t2l_router.policy import Thresholds
+from t2l_router.router import Caller
+from tests.routers import answer, decide, echo_router, open_store
 
-
-def test_find_by_description_and_id():
-    """An adapter is found by the text it was made for and by its id."""
-    library = MemoryLibrary(100)
-    held = adapter("a")
-    library.add("acme", "Translate", held)
-
-    assert library.find("acme", "Translate") is held
-    assert library.get("acme", "a") is held
-    assert library.find("acme", "translate") is None
-
-
-def test_tenants_are_apart():
-    """One tenant's adapters don't exist for another."""
-    library = MemoryLibrary(100)
-    library.add("acme", "Translate", adapter("a"))
-
-    assert library.find("rival", "Translate") is None
-    assert library.get("rival", "a") is None
-    assert library.ids("rival") == []
+TASK = {"t2l_description": "Translate English sentences into French"}
+NEAR = {"t2l_description": "Translate English sentences into French, please"}
+COMPARE_ALL = Thresholds(score=2, margin=2, verify_score=-1, max_distance=2)
 
 
-def test_two_descriptions_of_one_adapter():
-    """Two texts may reach the same adapter, which is held once."""
-    library = MemoryLibrary(10)
-    library.add("acme", "Translate", adapter("a"))
-    library.add("acme", "Translate it", adapter("a"))
+@pytest.fixture(name="routers")
+async def _routers(tmp_path):
+    """Makes routers over one library, and closes them."""
+    made = []
 
-    assert library.find("acme", "Translate").adapter_id == "a"
-    assert library.find("acme", "Translate it").adapter_id == "a"
-    assert library.ids("acme") == ["a"]
+    def make(**options):
+        made.append(echo_router(tmp_path, **options))
+        return made[-1]
 
-
-def test_longest_unused_makes_room():
-    """Over the limit the adapter unused for longest goes, with its description."""
-    library = MemoryLibrary(20)
-    library.add("acme", "one", adapter("a"))
-    library.add("acme", "two", adapter("b"))
-    library.find("acme", "one")
-    library.add("acme", "three", adapter("c"))
-
-    assert library.ids("acme") == ["c", "a"]
-    assert library.find("acme", "two") is None
+    yield make
+    for router in made:
+        await router.close()
 
 
-def test_newest_is_held_whatever_its_size():
-    """An adapter larger than the limit is held while it is the newest."""
-    library = MemoryLibrary(5)
-    library.add("acme", "one", adapter("a"))
-    library.add("acme", "two", adapter("b"))
-
-    assert library.ids("acme") == ["b"]
+def calibrate(router, thresholds):
+    """Have a router use thresholds as if they had been measured."""
+    library = router._library
+    library._thresholds["local"] = (time.monotonic(), thresholds)
 
 
-@given(st.lists(st.tuples(st.sampled_from("xy"), st.integers(0, 9), st.integers(1, 30))))
-def test_memory_is_bounded(adds):
-    """Whatever is added, what is held fits, and every description leads to a held adapter."""
-    library = MemoryLibrary(60)
-    for tenant, number, n_bytes in adds:
-        name = f"{tenant}{number}-{n_bytes}"
-        library.add(tenant, f"task {name}", adapter(name, n_bytes))
+async def test_adapters_survive_a_restart(tmp_path):
+    """What one router wrote, the next one finds, and serves by id and description."""
+    first = echo_router(tmp_path)
+    made, _ = await answer(first, **TASK)
+    await first.close()
 
-    held = [library.get(t, name).weights.nbytes for t in "xy" for name in library.ids(t)]
-    assert sum(held) <= 60
-    assert len(library._ids) == len(held)
+    second = echo_router(tmp_path)
+    by_text, text = await answer(second, **TASK)
+    by_id = await decide(second, t2l_adapter=made.adapter.adapter_id[:12])
+    await second.close()
+
+    assert (made.kind, by_text.kind, by_id.kind) == ("generated", "exact", "explicit")
+    assert by_text.adapter.adapter_id == by_id.adapter.adapter_id == made.adapter.adapter_id
+    assert text.startswith(f"[{made.adapter.adapter_id}]")
+
+
+async def test_whole_answer_means_stored_adapter(routers, tmp_path):
+    """Who has read a whole answer can rely on the adapter that it names, even after a crash."""
+    made, _ = await answer(routers(), **TASK)
+
+    with open_store(tmp_path) as store:  # as another process sees it now
+        assert store.get(made.adapter.adapter_id, tenant="local").description
+
+
+async def test_verified_reuse_is_remembered(routers, tmp_path):
+    """A text that a comparison led to a held adapter finds it at once the next time."""
+    router = routers()
+    made, _ = await answer(router, **TASK)
+    calibrate(router, COMPARE_ALL)
+
+    compared, _ = await answer(router, **NEAR)
+    again, _ = await answer(router, **NEAR)
+
+    assert (compared.kind, again.kind) == ("verified", "exact")
+    assert compared.adapter.adapter_id == again.adapter.adapter_id == made.adapter.adapter_id
+    assert 0 < compared.distance <= 2
+    assert compared.score is not None
+    with open_store(tmp_path) as store:
+        assert len(store.descriptions(made.adapter.adapter_id, tenant="local")) == 2
+
+
+async def test_comparison_may_keep_the_new_adapter(routers):
+    """Too far apart, the new adapter serves, and both distance and score are told."""
+    router = routers()
+    made, _ = await answer(router, **TASK)
+    calibrate(router, Thresholds(score=2, margin=2, verify_score=-1, max_distance=0.1))
+
+    compared, _ = await answer(router, **NEAR)
+
+    assert compared.kind == "generated"
+    assert compared.adapter.adapter_id != made.adapter.adapter_id
+    assert compared.distance > 0.1
+
+
+async def test_near_reuse_generates_nothing(routers):
+    """Where score and margin suffice, nothing is written but the description."""
+    router = routers()
+    await answer(router, **TASK)
+    calibrate(router, Thresholds(score=-1, margin=-1, verify_score=-1, max_distance=0))
+
+    assert (await answer(router, **NEAR))[0].kind == "reused"
+
+
+@pytest.mark.parametrize("by", ["id", "alias"])
+async def test_quarantined_adapter_is_refused(routers, by, tmp_path):
+    """A quarantined adapter serves nobody: not by name, not by its description."""
+    router = routers()
+    made, _ = await answer(router, **TASK)
+    adapter_id = made.adapter.adapter_id
+    with open_store(tmp_path) as store:
+        store.aliases.set("french", adapter_id, tenant="local")
+        store.set_state(adapter_id, "quarantined", tenant="local")
+    forget(router)
+
+    with pytest.raises(AdapterRefused, match="quarantined"):
+        await decide(router, t2l_adapter=adapter_id if by == "id" else "french")
+    decision = await decide(router, **TASK)
+    assert decision.kind == "base"
+    assert "quarantined" in decision.reason
+
+
+def forget(router):
+    """As if the last check were long ago."""
+    router._chooser._adapters._known.clear()
+
+
+async def test_deleted_adapter_is_refused(routers, tmp_path):
+    """A deleted adapter is refused by name, with the reason."""
+    router = routers()
+    made, _ = await answer(router, **TASK)
+    with open_store(tmp_path) as store:
+        store.delete(made.adapter.adapter_id, tenant="local")
+    forget(router)
+
+    with pytest.raises(AdapterRefused, match="is deleted"):
+        await decide(router, model=f"t2l:{made.adapter.adapter_id}")
+
+
+async def test_adapter_of_another_base_is_refused(routers, tmp_path):
+    """An adapter that was made for another base model doesn't serve."""
+    router = routers()
+    made, _ = await answer(router, **TASK)
+    with open_store(tmp_path) as store:
+        files = store.files(made.adapter.adapter_id, tenant="local")
+        foreign = store.add(files, tenant="local", base="f" * 64)
+
+    with pytest.raises(AdapterRefused, match="another base model"):
+        await decide(router, t2l_adapter=foreign.id)
+
+
+async def test_alias(routers, tmp_path):
+    """An alias names an adapter, is listed, and an unknown one is an error."""
+    router = routers()
+    made, _ = await answer(router, **TASK)
+    with open_store(tmp_path) as store:
+        store.aliases.set("french", made.adapter.adapter_id, tenant="local")
+
+    assert (await decide(router, model="t2l:french")).adapter == made.adapter
+    assert "t2l:french" in await router.models("local")
+    assert await router.has_model("t2l:french", "local")
+    assert not await router.has_model("t2l:french", "rival")
+    with pytest.raises(UnknownAdapter, match="no adapter 'german'"):
+        await decide(router, model="t2l:german")
+
+
+async def test_budget(routers, tmp_path):
+    """Beyond its generations an hour a tenant gets the base model, or the error if it insists."""
+    router = routers()
+    with open_store(tmp_path) as store:
+        store.quotas.set("local", Quota(max_generations_per_hour=1))
+    await answer(router, **TASK)
+
+    decision, _ = await answer(router, **NEAR)
+
+    assert decision.kind == "base"
+    assert "generations per hour" in decision.reason
+    with pytest.raises(BudgetExceeded):
+        await decide(router, **NEAR, t2l_required=True)
+    assert (await decide(router, Caller("rival"), **NEAR)).kind == "generated"
+
+
+async def test_default_budget(routers):
+    """A tenant without a quota has the one of the settings."""
+    router = routers(generations_per_hour=1)
+    await answer(router, **TASK)
+
+    assert (await decide(router, **NEAR)).kind == "base"
+
+
+class BrokenStore:
+    """A library whose calls fail while it is away."""
+
+    def __init__(self, store):
+        self.store = store
+        self.away = False
+
+    def __getattr__(self, name):
+        if self.away:
+            raise StoreUnavailable("the database server can't be reached")
+        return getattr(self.store, name)
+
+
+async def test_library_away_and_back(tmp_path):
+    """While the library is away chats are answered, with the reason; then all is as before."""
+    broken = BrokenStore(open_store(tmp_path))
+    router = echo_router(tmp_path, store=broken)
+    made, _ = await answer(router, **TASK)
+    broken.away = True
+
+    fresh, text = await answer(router, **NEAR)
+    named, _ = await answer(router, t2l_adapter="french")
+    known, _ = await answer(router, t2l_adapter=made.adapter.adapter_id)
+    with pytest.raises(LibraryUnavailable):
+        await decide(router, t2l_adapter="french", t2l_required=True)
+    assert await router.models("local") == ["org/base", "t2l:base"]
+
+    assert fresh.kind == "generated"
+    assert "not kept" in fresh.reason
+    assert "can't be reached" in fresh.reason
+    assert text.startswith(f"[{fresh.adapter.adapter_id}]")
+    assert (named.kind, known.kind) == ("base", "explicit")
+
+    broken.away = False
+    await asyncio.sleep(1.1)  # the pause after a failure
+    assert (await answer(router, **TASK))[0].kind == "exact"
+    assert (await answer(router, **NEAR))[0].kind == "generated"
+    await router.close()
+    with open_store(tmp_path) as store:
+        kinds = [entry.kind for entry in store.decisions.newest()]
+    assert kinds.count("generated") == 3  # those taken meanwhile are logged as well
+
+
+async def test_store_that_hangs(tmp_path):
+    """A database that doesn't answer costs the first request its patience, the others nothing."""
+
+    class Hanging(BrokenStore):
+        def __getattr__(self, name):
+            if self.away:
+                time.sleep(0.5)
+            return getattr(self.store, name)
+
+    hanging = Hanging(open_store(tmp_path))
+    router = echo_router(tmp_path, store=hanging)
+    router._library.calls._timeout_s = 0.1
+    hanging.away = True
+
+    first, _ = await answer(router, **TASK)
+    start = time.perf_counter()
+    second, _ = await answer(router, **NEAR)
+
+    assert "did not answer within 0.1 s" in first.reason
+    assert second.kind == "generated"
+    assert time.perf_counter() - start < 0.3
+    hanging.away = False
+    await router.close()
+
+
+async def test_memory_is_bounded(routers):
+    """Tensors in memory stay within their bound; what was dropped is loaded again."""
+    router = routers()
+    adapters = router._chooser._adapters
+    adapters._max_bytes = 8_000
+    first, _ = await answer(router, **TASK)
+    for i in range(10):
+        await answer(router, t2l_description=f"Task number {i}")
+
+    assert adapters.n_bytes <= 8_000
+    assert (await answer(router, **TASK))[0].adapter.adapter_id == first.adapter.adapter_id
+
+
+@pytest.mark.slow
+async def test_many_descriptions_of_one_client(routers):
+    """10,000 different descriptions leave bounded work and memory behind."""
+    router = routers(max_generating=8, generations_per_hour=20)
+    kinds: dict[str, int] = {}
+    for start in range(0, 10_000, 500):
+        decisions = await asyncio.gather(
+            *(decide(router, t2l_description=f"Task {start + i}") for i in range(500))
+        )
+        for decision in decisions:
+            kinds[decision.kind] = kinds.get(decision.kind, 0) + 1
+
+    assert set(kinds) <= {"generated", "base"}
+    assert 1 <= kinds["generated"] <= 40  # what was begun before the quota was full may overshoot
+    assert len(router._matcher._flights) == 0
+    assert len(router._chooser._adapters._known) <= 40
+    assert len(router._behind._decisions) <= 10_000
+
+
+async def test_library_of_another_encoder(tmp_path):
+    """A library indexed by another encoder is no 500: the reason says what to do."""
+    router = echo_router(tmp_path)
+    await answer(router, **TASK)
+    await router.close()
+
+    class OtherEncoder(type(router._matcher._encoder)):
+        fingerprint = "other"
+
+    other = echo_router(tmp_path, encoder=OtherEncoder())
+    decision, _ = await answer(other, **NEAR)
+    await other.close()
+
+    assert decision.kind == "generated"
+    assert "t2l index migrate" in decision.reason

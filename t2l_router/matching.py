@@ -1,0 +1,391 @@
+"""From a task description to the adapter that serves it: held, compared, or new."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store import Hit, Task
+from adapters_store.errors import StoreError
+from adapters_store.names import text_hash
+from t2l_router import policy
+from t2l_router.adapters import Adapters, Tensors
+from t2l_router.describe import TaskDescription
+from t2l_router.engines.base import AdapterRef, Weights
+from t2l_router.errors import AdapterError, GenerationFailed, LibraryUnavailable
+from t2l_router.flights import Flights
+from t2l_router.library import Claim, Library, is_own
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+_ASK_AGAIN_S = 0.03  # while another router writes the same adapter
+
+
+class Encoder(Protocol):
+    """Turns task descriptions into task embeddings."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Its identity; embeddings of different ones can't be compared."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts as ``[N, D]`` float32 of unit L2 norm."""
+
+
+class Generator(Protocol):
+    """Turns task embeddings into adapters."""
+
+    @property
+    def hypernet_id(self) -> str:
+        """The hypernetwork's identity."""
+
+    def generate(self, embeddings: NDArray[np.float32]) -> Sequence[Weights]:
+        """Write one adapter per row of ``[N, D]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """
+    What generation may cost a request.
+
+    Args:
+        timeout_s: Longest wait for a new adapter.
+        max_generating: Adapters being written or waiting to be.
+    """
+
+    timeout_s: float = 5.0
+    max_generating: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """
+    The adapter for a task.
+
+    Args:
+        kind: How it was found.
+        reason: The same for people.
+        adapter: The adapter.
+        reasons: What the decision was taken from; None where the library was away.
+        distance: Delta-W distance of the new adapter and the held one, if they were compared.
+        kept: Done when the library has it; None if there is nothing to write.
+        timing_ms: What each phase took.
+    """
+
+    kind: Literal["exact", "reused", "verified", "generated"]
+    reason: str
+    adapter: AdapterRef
+    reasons: policy.Reasons | None = None
+    distance: float | None = None
+    kept: "asyncio.Task[None] | None" = None
+    timing_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """
+    What would serve a task; nothing was stored for it.
+
+    Args:
+        decision: The policy's last word.
+        distance: As in `Found`.
+    """
+
+    decision: policy.Decision
+    distance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Query:
+    """One task on its way: the policy's first word, and what is needed to go on."""
+
+    tenant: str
+    task: TaskDescription
+    decision: policy.Decision
+    embedding: NDArray[np.float32] | None = None
+    hits: tuple[Hit, ...] = ()
+
+
+class Matcher:
+    """
+    Finds or makes the adapter of a task.
+
+    Args:
+        encoder: Embeds descriptions.
+        generator: Writes adapters.
+        tensors: Packs and compares them.
+        library: Finds and keeps them.
+        adapters: Holds those in use.
+        limits: Bounds on generation.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        generator: Generator,
+        tensors: Tensors,
+        library: Library,
+        adapters: Adapters,
+        limits: Limits,
+    ) -> None:
+        self._encoder = encoder
+        self._generator = generator
+        self._tensors = tensors
+        self._library = library
+        self._adapters = adapters
+        self._limits = limits
+        # One thread, because generations side by side would only make each of them slower.
+        self._thread = ThreadPoolExecutor(1, "t2l-generate")
+        self._flights: Flights[tuple[str, str], Found] = Flights(limits.max_generating)
+        self._writes: set[asyncio.Task[None]] = set()
+
+    async def find(self, task: TaskDescription, *, tenant: str) -> Found:
+        """
+        The adapter for a task, written if there is none; equal requests share the work.
+
+        Raises:
+            AdapterError: There is none, and none could be written in time.
+        """
+        key = (tenant, text_hash(task.text))
+        return await self._flights.join(
+            key, lambda: self._find(task, tenant), timeout_s=self._limits.timeout_s
+        )
+
+    async def preview(self, task: TaskDescription, *, tenant: str) -> Preview:
+        """
+        Decide as `find` would, but store nothing.
+
+        Raises:
+            LibraryUnavailable: The library is away.
+            AdapterError: What had to be compared could not be.
+        """
+        query = await self._look(task, tenant, {})
+        if not isinstance(query.decision, policy.Verify):
+            return Preview(query.decision)
+        _, distance = await self._compared(query, query.decision, {})
+        return Preview(policy.settle(query.decision, distance), distance)
+
+    async def embed(self, text: str) -> NDArray[np.float32]:
+        """A text's embedding ``[D]``."""
+        embeddings = await self._in_thread(self._embed, text)
+        first: NDArray[np.float32] = embeddings[0]
+        return first
+
+    async def settle(self) -> None:
+        """Wait until the library has everything."""
+        await asyncio.gather(*self._writes, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop generating, after what was begun has been stored."""
+        await self._flights.close()
+        await self.settle()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _find(self, task: TaskDescription, tenant: str) -> Found:
+        timing_ms: dict[str, float] = {}
+        try:
+            query = await self._look(task, tenant, timing_ms)
+            decision = query.decision
+            if isinstance(decision, policy.Reuse):
+                return await self._reused(query, decision, timing_ms)
+            return await self._written(query, timing_ms)
+        except LibraryUnavailable as error:
+            return await self._without_library(task, tenant, timing_ms, str(error))
+
+    async def _look(
+        self, task: TaskDescription, tenant: str, timing_ms: dict[str, float]
+    ) -> _Query:
+        """Ask the library and the policy."""
+        with timed(timing_ms, "lookup"):
+            record = await self._library.exact(task.text, tenant=tenant)
+            thresholds = await self._library.thresholds(tenant=tenant)
+        if record is not None:
+            decision = policy.decide(
+                task.text, [], tenant=tenant, thresholds=thresholds, exact=record
+            )
+            return _Query(tenant, task, decision)
+        with timed(timing_ms, "embed"):
+            embedding = await self.embed(task.text)
+        with timed(timing_ms, "search"):
+            hits = await self._library.search(embedding, tenant=tenant)
+        decision = policy.decide(task.text, hits, tenant=tenant, thresholds=thresholds)
+        return _Query(tenant, task, decision, embedding, tuple(hits))
+
+    async def _reused(
+        self, query: _Query, decision: policy.Reuse, timing_ms: dict[str, float]
+    ) -> Found:
+        with timed(timing_ms, "load"):
+            adapter = await self._adapters.fetch(decision.adapter_id, tenant=query.tenant)
+        if decision.how == "exact":
+            reason = "an adapter for this description is held"
+            return Found("exact", reason, adapter, decision.reasons, timing_ms=timing_ms)
+        kept = self._described(query, decision, None)
+        reason = "a held adapter's description is near enough"
+        return Found("reused", reason, adapter, decision.reasons, kept=kept, timing_ms=timing_ms)
+
+    async def _written(self, query: _Query, timing_ms: dict[str, float]) -> Found:
+        """Write an adapter, unless another router is at it; compare it if there is doubt."""
+        with timed(timing_ms, "claim"):
+            claim = await self._claimed(query)
+        if claim.record is not None:
+            adapter = await self._adapters.fetch(claim.record.id, tenant=query.tenant)
+            reasons = query.decision.reasons
+            reason = "another router has just written the adapter for this description"
+            return Found("exact", reason, adapter, reasons, timing_ms=timing_ms)
+        handed_over = False
+        try:
+            found = await self._new(query, claim, timing_ms)
+            handed_over = found.kept is not None
+            return found
+        finally:
+            if not handed_over:
+                self._behind(self._library.release(claim))
+
+    async def _new(self, query: _Query, claim: Claim, timing_ms: dict[str, float]) -> Found:
+        distance = None
+        if isinstance(query.decision, policy.Verify):
+            weights, distance = await self._compared(query, query.decision, timing_ms)
+            settled = policy.settle(query.decision, distance)
+            if isinstance(settled, policy.Reuse):
+                adapter = await self._adapters.fetch(settled.adapter_id, tenant=query.tenant)
+                kept = self._described(query, settled, claim)
+                reason = "a held adapter does what a new one would do"
+                return Found(
+                    "verified", reason, adapter, settled.reasons, distance, kept, timing_ms
+                )
+        else:
+            weights = await self._generated(query.embedding, timing_ms)
+        await self._check_allowed(weights, query.tenant)
+        adapter = self._adapters.hold(weights, tenant=query.tenant)
+        kept = self._behind(self._keep(query, weights, claim))
+        reason = "a new adapter was written for this description"
+        reasons = query.decision.reasons
+        return Found("generated", reason, adapter, reasons, distance, kept, timing_ms)
+
+    async def _without_library(
+        self, task: TaskDescription, tenant: str, timing_ms: dict[str, float], why: str
+    ) -> Found:
+        """Serve a new adapter that nobody keeps; better than none."""
+        with timed(timing_ms, "embed"):
+            embedding = await self.embed(task.text)
+        weights = await self._generated(embedding, timing_ms)
+        adapter = self._adapters.hold(weights, tenant=tenant)
+        reason = f"a new adapter was written for this description and is not kept: {why}"
+        return Found("generated", reason, adapter, timing_ms=timing_ms)
+
+    async def _claimed(self, query: _Query) -> Claim:
+        while True:
+            claim = await self._library.claim(query.task.text, tenant=query.tenant)
+            if claim.mine or claim.record is not None:
+                return claim
+            await asyncio.sleep(_ASK_AGAIN_S)
+
+    async def _compared(
+        self, query: _Query, decision: policy.Verify, timing_ms: dict[str, float]
+    ) -> tuple[Weights, float]:
+        """A new adapter and its distance from the held one; infinite if that can't be loaded."""
+        weights = await self._generated(query.embedding, timing_ms)
+        with timed(timing_ms, "compare"):
+            try:
+                held = await self._adapters.fetch(decision.match.adapter_id, tenant=query.tenant)
+                distance = await self._in_thread(self._tensors.distance, weights, held.weights)
+            except AdapterError as error:
+                logger.warning("no comparison: %s", error)
+                return weights, float("inf")
+        return weights, distance
+
+    async def _generated(
+        self, embedding: NDArray[np.float32] | None, timing_ms: dict[str, float]
+    ) -> Weights:
+        assert embedding is not None, "only an exact hit goes without an embedding"
+        with timed(timing_ms, "generate"):
+            return await self._in_thread(self._generate, embedding)
+
+    async def _check_allowed(self, weights: Weights, tenant: str) -> None:
+        """The same text gives the same adapter, and that one may have been quarantined before."""
+        adapter_id = await self._in_thread(lambda: weights.adapter_id)  # a hash over all tensors
+        if await self._library.state_of(adapter_id, tenant=tenant) == "quarantined":
+            raise GenerationFailed(f"adapter {adapter_id} of this description is quarantined")
+
+    def _described(
+        self, query: _Query, decision: policy.Reuse, claim: Claim | None
+    ) -> "asyncio.Task[None] | None":
+        """Have the text remembered, so that it is found at once the next time."""
+        hits = [hit for hit in query.hits if hit.adapter.id == decision.adapter_id]
+        if not all(map(is_own, hits)):
+            return None  # shared adapters are changed by their operators only
+        assert query.embedding is not None, "a near description was searched for"
+        task = self._task(query)
+        work = self._library.describe(decision.adapter_id, task, tenant=query.tenant, claim=claim)
+        return self._behind(work)
+
+    async def _keep(self, query: _Query, weights: Weights, claim: Claim) -> None:
+        files = await asyncio.to_thread(self._tensors.pack, weights)
+        record = await self._library.keep(
+            files, self._task(query), tenant=query.tenant, claim=claim
+        )
+        if record.state == "quarantined":
+            logger.warning("%s is unlike the others of its hypernetwork: quarantined", record.id)
+            self._adapters.forget(record.id, tenant=query.tenant)
+
+    def _task(self, query: _Query) -> Task:
+        assert query.embedding is not None, "only an exact hit goes without an embedding"
+        encoder = self._library.identity.encoder
+        return Task(query.task.text, query.embedding, encoder, query.task.source)
+
+    def _behind(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Do something behind the answer; it fails into the log."""
+
+        async def logged() -> None:
+            try:
+                await work
+            except (LibraryUnavailable, StoreError) as error:
+                logger.warning("not stored: %s", error)
+
+        write = asyncio.create_task(logged())
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        return write
+
+    async def _in_thread(self, work: Callable[..., R], *args: Any) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    def _embed(self, text: str) -> NDArray[np.float32]:
+        with _survived():
+            return self._encoder.embed([text])
+
+    def _generate(self, embedding: NDArray[np.float32]) -> Weights:
+        with _survived():
+            (weights,) = self._generator.generate(embedding[None])
+            return weights
+
+
+@contextmanager
+def _survived() -> Iterator[None]:
+    """A chat must survive whatever breaks in here, our bugs and torch's errors included."""
+    try:
+        yield
+    except AdapterError:
+        raise
+    except Exception as error:
+        raise GenerationFailed("the hypernetwork broke; the log says how") from error
+
+
+@contextmanager
+def timed(timing_ms: dict[str, float], phase: str) -> Iterator[None]:
+    """Note what the block took."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        timing_ms[phase] = (time.perf_counter() - start) * 1_000

@@ -163,6 +163,7 @@ async def test_idle(routers):
     """After its idle time a conversation has ended."""
     router = routers(session_idle_s=1)
     _, history = await turn(router, [USER], **TASK)
+    await router._behind.flush()
     await asyncio.sleep(1.1)
 
     assert (await turn(router, [*history, USER]))[0].kind == "base"

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from t2l_router.engines import attention
+from t2l_router.engines.graphs import DecodeGraphs
 from t2l_router.engines.kv import KvBank
 from t2l_router.engines.slots import SlotBank
 
@@ -51,11 +53,19 @@ class Batch:
         kv: Holds the rows' keys and values.
         read_together: Prompts read in one forward pass. One is right on a CPU, where padding costs
             as much as text; a GPU is idle with a single short prompt.
+        use_graphs: Capture decode steps as CUDA graphs.
     """
 
     def __init__(
-        self, model: PreTrainedModel, slots: SlotBank, kv: KvBank, *, read_together: int = 1
+        self,
+        model: PreTrainedModel,
+        slots: SlotBank,
+        kv: KvBank,
+        *,
+        read_together: int = 1,
+        use_graphs: bool = False,
     ) -> None:
+        attention.install(model)
         self._model: Any = model
         self._decoder: Any = model.get_decoder()
         self._slots = slots
@@ -64,6 +74,7 @@ class Batch:
         self.rows: list[Row] = []
         self._n_ready = 0
         self._masks = _Masks(model)
+        self._graphs = DecodeGraphs(self._graphed) if use_graphs else None
 
     @property
     def ready(self) -> Sequence[Row]:
@@ -84,6 +95,7 @@ class Batch:
         self.rows.append(row)
         return place
 
+    @torch.inference_mode()
     def settle(self) -> None:
         """Let rows decode whose prompt has been read."""
         for place in range(self._n_ready, len(self.rows)):
@@ -133,6 +145,8 @@ class Batch:
         Returns:
             The logits of each one's next token, ``[rows, vocab_size]``.
         """
+        if rows is None and self._graphs is not None:
+            return self._replay(self._graphs)
         rows = self.ready if rows is None else rows
         first = self.rows.index(rows[0])
         logits: Tensor = self._forward(self._model, rows, first, 1, logits_to_keep=1).logits[:, -1]
@@ -142,6 +156,34 @@ class Batch:
         """Append the token that was chosen from a ready row's logits."""
         row.n_read += 1
         row.ids.append(token)
+
+    def _replay(self, graphs: DecodeGraphs) -> Tensor:
+        rows = self.ready
+        n_rows = graphs.rows_for(len(rows), self.kv.rows)
+        fill = [0] * (n_rows - len(rows))
+        self._slots.seat([*(row.slot for row in rows), *fill], n_rows=self.kv.rows)
+        for row in rows:
+            row.n_written = max(row.n_written, row.n_read + 1)
+        spare = self.kv.length - 1
+        return graphs.run(
+            torch.tensor([*(row.ids[row.n_read] for row in rows), *fill]),
+            torch.tensor([*(row.n_read for row in rows), *(spare for _ in fill)]),
+            longest=max(row.n_read for row in rows) + 1,
+            max_length=self.kv.length,
+            places=(self.kv.generation, self._slots.generation),
+        )[: len(rows)]
+
+    def _graphed(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
+        self._slots.show(len(ids))
+        logits: Tensor = self._model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=self._masks.of(positions, length),
+            past_key_values=self.kv.window(0, positions, length, by_index=True),
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits
 
     def _read(self, group: Sequence[Row], first: int, n_tokens: int) -> None:
         self._forward(self._decoder, group, first, n_tokens)
@@ -191,7 +233,11 @@ class _Masks:
     def __init__(self, model: PreTrainedModel) -> None:
         config: Any = model.config.get_text_config()
         self._dtype = model.dtype
-        self._is_additive = config._attn_implementation != "sdpa"  # noqa: SLF001 - no public name
+        # CUDA's kernels add; a mask of truth values would be converted in every layer.
+        self._is_additive = (
+            config._attn_implementation != attention.NAME  # noqa: SLF001 - it has no public name
+            or model.device.type == "cuda"
+        )
         self._window: int | None = getattr(config, "sliding_window", None)
         kinds = set(getattr(config, "layer_types", None) or [])
         sliding = "sliding_attention"

@@ -51,6 +51,7 @@ class KvBank:
         self.max_length = max_length
         self.budget_bytes = budget_bytes
         self.rows = self.length = 0
+        self.generation = 0  # changes when the bank moves in memory
         self._layers: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -85,11 +86,13 @@ class KvBank:
                 values[:live, :, :kept] = self._layers[i][1][:live, :, :kept]
             layers.append((keys, values))
         self._layers, self.rows, self.length = layers, rows, length
+        self.generation += 1
 
     def release(self) -> None:
-        """Give the memory back; no row is live."""
-        self._layers = []
-        self.rows = self.length = 0
+        """Give the memory back, if it is much; no row is live."""
+        if self.nbytes > self.budget_bytes // 4:
+            self._layers = []
+            self.rows = self.length = 0
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first *length* tokens of one row to another."""
@@ -116,7 +119,9 @@ class KvBank:
             keys[row, :, :length] = saved_keys[:, :length]
             values[row, :, :length] = saved_values[:, :length]
 
-    def window(self, first: int, positions: Tensor, length: int) -> "KvWindow":
+    def window(
+        self, first: int, positions: Tensor, length: int, *, by_index: bool = False
+    ) -> "KvWindow":
         """
         The cache of one forward pass.
 
@@ -124,8 +129,9 @@ class KvBank:
             first: The bank's row of the batch's first row.
             positions: Where the new tokens go, ``[batch, new]`` int64.
             length: Tokens to attend to at most, the new ones included.
+            by_index: Read the positions off the tensor, as a CUDA graph must.
         """
-        return KvWindow(self._layers, first, positions, length)
+        return KvWindow(self._layers, first, positions, length, by_index=by_index)
 
     def _rounded(self, rows: int, length: int) -> tuple[int, int]:
         """Some room to grow, where the budget allows it: growing copies what is live."""
@@ -142,7 +148,13 @@ class KvWindow(Cache):
     """What a model sees of the bank in one forward pass, as transformers' cache."""
 
     def __init__(
-        self, layers: list[tuple[Tensor, Tensor]], first: int, positions: Tensor, length: int
+        self,
+        layers: list[tuple[Tensor, Tensor]],
+        first: int,
+        positions: Tensor,
+        length: int,
+        *,
+        by_index: bool,
     ) -> None:
         super().__init__(layers=[])
         n_rows = positions.shape[0]
@@ -151,7 +163,7 @@ class KvWindow(Cache):
         self._length = length
         # A single row takes a slice, several take an index each.
         self._at: Any
-        if n_rows == 1:
+        if n_rows == 1 and not by_index:
             start = length - positions.shape[1]
             self._at = (first, slice(None), slice(start, length))
         else:

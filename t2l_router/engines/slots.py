@@ -98,6 +98,7 @@ class SlotBank:
         self._rows = self._new_pairs(0)
         self._seated: list[int] = []  # the slot whose pair each row holds
         self._shown: tuple[int, int] | None = None  # the rows that the modules see
+        self.generation = 0  # changes when the rows' pairs move in memory
 
     @torch.no_grad()
     def insert(self, slot: int, weights: LoraWeights) -> None:
@@ -131,7 +132,7 @@ class SlotBank:
         self._seated = [_STALE if seated == slot else seated for seated in self._seated]
 
     @torch.no_grad()
-    def seat(self, slots: Sequence[int], *, first: int = 0) -> None:
+    def seat(self, slots: Sequence[int], *, first: int = 0, n_rows: int = 0) -> None:
         """
         Have the next forwards use these slots.
 
@@ -139,13 +140,14 @@ class SlotBank:
             slots: The slot of each batch row; 0 is the base model.
             first: Number of the first row. Rows keep their pairs from call to call, so that only
                 those whose slot has changed are copied.
+            n_rows: Have room for so many rows; growing later moves them in memory.
         """
-        if not any(slots):
+        if not any(slots) and not n_rows:
             self._show(None)
             return
         last = first + len(slots)
-        if last > len(self._seated):
-            self._grow(last)
+        if max(last, n_rows) > len(self._seated):
+            self._grow(max(last, n_rows))
         for row, slot in enumerate(slots, first):
             if self._seated[row] != slot:
                 for name, pair in self._slots.items():
@@ -153,6 +155,10 @@ class SlotBank:
                         own[:, row].copy_(shared[:, slot])
                 self._seated[row] = slot
         self._show((first, last))
+
+    def show(self, n_rows: int) -> None:
+        """Have the next forwards use the first *n_rows* rows as they were seated."""
+        self._show((0, n_rows))
 
     @contextmanager
     def rows(self, slots: Sequence[int]) -> Iterator[None]:
@@ -177,7 +183,9 @@ class SlotBank:
         self._show(None)
         self._rows = self._new_pairs(n_rows)
         self._seated = [_STALE] * n_rows
+        self.generation += 1
 
+    @torch.inference_mode(mode=False)  # else nothing outside that mode could write to them
     def _new_pairs(self, n: int) -> dict[str, tuple[Tensor, Tensor]]:
         spec, like = self.spec, self._like
         return {

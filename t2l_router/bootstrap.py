@@ -80,6 +80,7 @@ def build_app(
     readiness: Readiness,
     *,
     access: Access | None = None,
+    store: "AdapterStore | None" = None,
     progress: "Progress | None" = None,
 ) -> ASGIApp:
     """
@@ -89,6 +90,7 @@ def build_app(
         settings: What to serve.
         readiness: Says when it is loaded, or why it could not be.
         access: Keys and limits; None lets everybody in.
+        store: The library for the admin API; None leaves that out.
         progress: Where bars are drawn for what is pulled.
     """
 
@@ -120,6 +122,7 @@ def build_app(
         keep_alive_s=settings.keep_alive_s,
         strict=settings.strict_requests,
         gate=Gate(access),
+        store=store,
         metrics=Metrics(readiness, slots=settings.slots if settings.engine == "local" else None),
         observers=_observers(settings),
         lifespan=lifespan,

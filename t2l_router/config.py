@@ -72,6 +72,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    api_key: SecretStr | None = Field(
+        None, description="What `--server` commands identify themselves with."
+    )
     max_body_bytes: int = Field(4 << 20, ge=1_024, description="Largest request body.")
     keep_alive_s: float = Field(
         5.0, gt=0, description="Longest silence in a stream before a comment is sent."

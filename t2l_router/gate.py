@@ -61,7 +61,12 @@ class Gate:
         return principal
 
 
+def principal_of(request: Request) -> Principal:
+    """Who sent a request that was let in."""
+    principal: Principal = request.state.principal
+    return principal
+
+
 def tenant_of(request: Request) -> str:
     """Whose request this is: the tenant of the key that it came in with, never of its body."""
-    principal: Principal = request.state.principal
-    return principal.tenant
+    return principal_of(request).tenant

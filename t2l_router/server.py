@@ -9,12 +9,14 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Lifespan
 
+from adapters_store import AdapterStore
 from adapters_store.errors import StoreError
-from t2l_router import completions, wire
+from t2l_router import admin, completions, wire
 from t2l_router.describe import HEADER
 from t2l_router.errors import T2LError, UnknownModel
 from t2l_router.faults import fault_of, headers_of
@@ -37,6 +39,7 @@ def create_app(
     keep_alive_s: float,
     strict: bool = False,
     gate: Gate | None = None,
+    store: AdapterStore | None = None,
     metrics: Metrics | None = None,
     observers: Sequence[Observer] = (),
     lifespan: Lifespan[FastAPI] | None = None,
@@ -50,6 +53,7 @@ def create_app(
         keep_alive_s: Longest silence in a stream.
         strict: Refuse request fields that nobody knows.
         gate: Lets requests in; None lets all in.
+        store: Run by the routes below ``/admin``; None leaves them out.
         metrics: Shown at ``/metrics``.
         observers: Told of every exchange.
         lifespan: Entered before the first request, left after the last.
@@ -81,6 +85,9 @@ def create_app(
     )
     app.add_api_route("/health/live", api.live)
     app.add_api_route("/health/ready", api.ready)
+    if store is not None:
+        app.include_router(admin.routes(store, gate))
+    app.add_exception_handler(RequestValidationError, _report_invalid)
     app.add_exception_handler(HTTPException, _report_http)
     app.add_exception_handler(T2LError, _report)
     app.add_exception_handler(StoreError, _report)
@@ -234,6 +241,12 @@ async def _report_http(request: Request, error: Exception) -> Response:  # noqa:
     detail = wire.ErrorDetail(message=error.detail, type="invalid_request_error")
     body = wire.ErrorBody(error=detail).model_dump()
     return JSONResponse(body, error.status_code, headers=error.headers)
+
+
+async def _report_invalid(request: Request, error: Exception) -> Response:
+    """FastAPI's own check of parameters and bodies, in OpenAI's shape and status."""
+    assert isinstance(error, RequestValidationError)
+    return await _report(request, wire.invalid(error.errors(), skip=1))
 
 
 async def _report(request: Request, error: Exception) -> Response:

@@ -8,7 +8,7 @@ Unknown fields are allowed, as the specification doesn't forbid them.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -313,15 +313,23 @@ def _check_tools(request: ChatRequest) -> None:
         )
 
 
-def _invalid(error: ValidationError) -> InvalidRequest:
-    first = error.errors(include_url=False)[0]
+def invalid(errors: Sequence[Any], *, skip: int = 0) -> InvalidRequest:
+    """
+    What pydantic found wrong, as the caller should read it.
+
+    Args:
+        errors: As pydantic lists them; the first is told.
+        skip: Steps of the way to the field that are not the caller's.
+    """
+    first = errors[0]
     if first["type"] == "json_invalid":
-        return InvalidRequest(f"the body is not JSON: {first['msg']}")
+        return InvalidRequest(f"the body is not JSON: {first.get('ctx', {}).get('error', '')}")
     param = ""
-    for step in first["loc"]:
-        param += f"[{step}]" if isinstance(step, int) else f".{step}" if param else step
+    for step in first["loc"][skip:]:
+        param += f"[{step}]" if isinstance(step, int) else f".{step}" if param else str(step)
     if not param:
         return InvalidRequest("the body must be a JSON object")
+    param = param[:200]
     if first["type"] == "missing":
         return InvalidRequest(f"{param} is required", param=param)
     value = first["input"]
@@ -329,6 +337,10 @@ def _invalid(error: ValidationError) -> InvalidRequest:
     got = f" (got {value!r})" if isinstance(value, bool | int | float) else ""
     message = first["msg"].removeprefix("Value error, ")
     return InvalidRequest(f"{param}: {message}{got[:80]}", param=param)
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    return invalid(error.errors(include_url=False))
 
 
 class _Outgoing(BaseModel):

@@ -52,7 +52,7 @@ def command(settings: Settings) -> None:
         readiness = Readiness()
         access = build_access(settings, store, closed=closed)
         config = uvicorn.Config(
-            build_app(settings, readiness, access=access, progress=bars()),
+            build_app(settings, readiness, access=access, store=store, progress=bars()),
             log_config=None,
             ws="none",
             access_log=False,

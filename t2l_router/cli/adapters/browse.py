@@ -10,6 +10,7 @@ from t2l_router.cli.adapters.options import (
     ago,
     fields,
     library_option,
+    library_or_server_option,
     show_adapters,
     tenant_option,
 )
@@ -22,7 +23,7 @@ from t2l_router.cli.output import Column, Output, output_option, size
 @click.option("--limit", "-n", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--all", "everything", is_flag=True, help="No limit.")
 @output_option
-@library_option
+@library_or_server_option
 def list_(
     *,
     store: AdapterStore,
@@ -50,7 +51,7 @@ def list_(
 @click.option("--deleted", is_flag=True, help="Look among the deleted adapters.")
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def show(*, store: AdapterStore, out: Output, ref: str, deleted: bool, tenant: str) -> None:
     """Show everything about one adapter."""
     record = store.get(ref, tenant=tenant, deleted=deleted)
@@ -62,7 +63,7 @@ def show(*, store: AdapterStore, out: Output, ref: str, deleted: bool, tenant: s
 @click.option("--tenant", "-t", help="Of this tenant only.  [default: all]")
 @click.option("--top", "-n", type=click.IntRange(0), default=5, show_default=True)
 @output_option
-@library_option
+@library_or_server_option
 def stats(*, store: AdapterStore, out: Output, tenant: str | None, top: int) -> None:
     """Count adapters, descriptions and hits."""
     counts = store.reports.stats(tenant=tenant, top=top)
@@ -98,7 +99,7 @@ def df(*, store: AdapterStore, out: Output) -> None:
 @click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True)
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def history(
     *, store: AdapterStore, out: Output, ref: str | None, deleted: bool, limit: int, tenant: str
 ) -> None:

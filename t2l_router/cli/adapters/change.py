@@ -15,6 +15,7 @@ from t2l_router.cli.adapters.options import (
     dry_run_option,
     fields,
     library_option,
+    library_or_server_option,
     show_adapters,
     tenant_option,
 )
@@ -27,7 +28,7 @@ from t2l_router.cli.output import Column, Output, output_option
 @dry_run_option
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def rm(
     *,
     store: AdapterStore,
@@ -63,7 +64,7 @@ def rm(
 @click.argument("ref")
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def undelete(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
     """Bring a removed adapter back; its aliases stay ended."""
     out.record(fields(store.undelete(ref, tenant=tenant)))
@@ -89,7 +90,7 @@ _SPAN_COLUMNS = [
 @click.option("--move", is_flag=True, help="Take the name away from another adapter.")
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def alias_set(
     *, store: AdapterStore, out: Output, name: str, ref: str, move: bool, tenant: str
 ) -> None:
@@ -103,7 +104,7 @@ def alias_set(
 @dry_run_option
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def alias_rm(*, store: AdapterStore, out: Output, name: str, dry_run: bool, tenant: str) -> None:
     """End the alias NAME; the adapter stays."""
     remove = store.aliases.get if dry_run else store.aliases.remove
@@ -113,7 +114,7 @@ def alias_rm(*, store: AdapterStore, out: Output, name: str, dry_run: bool, tena
 @alias.command("list")
 @click.option("--tenant", "-t", help="Of this tenant only.  [default: all]")
 @output_option
-@library_option
+@library_or_server_option
 def alias_list(*, store: AdapterStore, out: Output, tenant: str | None) -> None:
     """List the aliases and what they name now."""
     spans = store.aliases.current(tenant=tenant)
@@ -129,7 +130,7 @@ def alias_list(*, store: AdapterStore, out: Output, tenant: str | None) -> None:
 )
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def alias_history(
     *, store: AdapterStore, out: Output, name: str, at: dt.datetime | None, tenant: str
 ) -> None:
@@ -147,7 +148,7 @@ def alias_history(
 @click.option("--remove", is_flag=True, help="Take the tags away instead.")
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def tag(
     *, store: AdapterStore, out: Output, ref: str, tags: tuple[str, ...], remove: bool, tenant: str
 ) -> None:
@@ -160,7 +161,7 @@ def tag(
 @click.argument("ref")
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def pin(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
     """Protect an adapter from every kind of removal."""
     out.record(fields(store.pin(ref, tenant=tenant)))
@@ -170,7 +171,7 @@ def pin(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
 @click.argument("ref")
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def unpin(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
     """End an adapter's protection."""
     out.record(fields(store.pin(ref, tenant=tenant, pinned=False)))
@@ -181,7 +182,7 @@ def unpin(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
 @click.argument("state", type=click.Choice(["generated", "approved", "quarantined"]))
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def judge(*, store: AdapterStore, out: Output, ref: str, state: State, tenant: str) -> None:
     """Approve an adapter, put it into quarantine, or take that back."""
     out.record(fields(store.set_state(ref, state, tenant=tenant)))
@@ -191,7 +192,7 @@ def judge(*, store: AdapterStore, out: Output, ref: str, state: State, tenant: s
 @click.argument("ref")
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def promote(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
     """Give an adapter of the tenant to every tenant (tenant "shared")."""
     out.record(fields(store.promote(ref, tenant=tenant)))

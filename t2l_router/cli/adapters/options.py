@@ -16,6 +16,7 @@ from t2l_router import storage
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Column, Output, age, size
 from t2l_router.config import Settings
+from t2l_router.remote import RemoteStore
 
 R = TypeVar("R")
 
@@ -32,6 +33,25 @@ def library_option(verb: Callable[..., R]) -> Callable[..., R]:
             return verb(*args, store=store, **kwargs)
 
     return with_library
+
+
+def library_or_server_option(verb: Callable[..., R]) -> Callable[..., R]:
+    """Give a verb ``--data-dir``, ``--server`` and an argument ``store``: the library of either."""
+
+    @settings_options("data_dir")
+    @click.option(
+        "--server", metavar="URL", help="Of this server, by its admin API; T2L_API_KEY is the key."
+    )
+    @functools.wraps(verb)
+    def with_either(*args: Any, settings: Settings, server: str | None, **kwargs: Any) -> R:
+        if server is None:
+            with storage.open_library(settings, actor=storage.operator()) as store:
+                return verb(*args, store=store, **kwargs)
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        with RemoteStore(server, key) as remote:
+            return verb(*args, store=remote, **kwargs)
+
+    return with_either
 
 
 tenant_option = click.option(

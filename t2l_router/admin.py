@@ -186,7 +186,11 @@ class Admin:
             return Response(path.read_bytes(), media_type="application/zip", headers=name)
 
     def history(
-        self, request: Request, tenant: Name | None = None, ref: Ref | None = None, limit: Limit = 50
+        self,
+        request: Request,
+        tenant: Name | None = None,
+        ref: Ref | None = None,
+        limit: Limit = 50,
     ) -> list[AuditEntry]:
         """Who did what, the newest first."""
         store, whose = self._acting(request, tenant)

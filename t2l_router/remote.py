@@ -1,7 +1,7 @@
 """The adapter library of a running server, by its admin API: what operators do from elsewhere."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -51,7 +51,7 @@ class RemoteStore:
         self.aliases = RemoteAliases(self)
         self.reports = RemoteReports(self)
 
-    def __enter__(self) -> "RemoteStore":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,9 +103,7 @@ class RemoteStore:
 
     def delete(self, ref: str, *, tenant: str) -> list[str]:
         """Take an adapter out of service; the aliases that ended with it."""
-        removed = self.call(
-            dict[str, Any], "DELETE", _adapter(ref), params={"tenant": tenant}
-        )
+        removed = self.call(dict[str, Any], "DELETE", _adapter(ref), params={"tenant": tenant})
         return list(removed["ended_aliases"])
 
     def undelete(self, ref: str, *, tenant: str) -> AdapterRecord:

@@ -59,7 +59,7 @@ def command(
         description = validated(description)
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
-    talk = Talk(HttpClient(server, max_retries=0)) if server else _load(settings)
+    talk = Talk(_client(server, settings)) if server else _load(settings)
     options = {name: value for name, value in sampling.items() if value is not None}
     # One event loop for all turns; Ctrl-C ends what runs in it, and not at once the program.
     with asyncio.Runner() as runner:
@@ -72,6 +72,11 @@ def command(
                 runner.run(conversation.turn(prompt))
         finally:
             runner.run(talk.close())
+
+
+def _client(server: str, settings: Settings) -> HttpClient:
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    return HttpClient(server, api_key=key, max_retries=0)
 
 
 def _load(settings: Settings) -> Talk:

@@ -36,13 +36,15 @@ class Served:
 
 
 @contextmanager
-def serve(engine: Engine, *, keep_alive_s: float = 5.0, ready: bool = True) -> Iterator[Served]:
-    """Serve an engine until the end of the block."""
+def serve(
+    engine: Engine, *, keep_alive_s: float = 5.0, ready: bool = True, **options: Any
+) -> Iterator[Served]:
+    """Serve an engine until the end of the block; options are those of `create_app`."""
     readiness = Readiness()
     router = echo_router(engine=engine)
     if ready:
         readiness.finish(router)
-    app = create_app(readiness, max_body_bytes=MAX_BODY_BYTES, keep_alive_s=keep_alive_s)
+    app = create_app(readiness, max_body_bytes=MAX_BODY_BYTES, keep_alive_s=keep_alive_s, **options)
     listening = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -33,6 +33,7 @@ from t2l_router.engines.base import Engine
 from t2l_router.engines.echo import EchoEngine
 from t2l_router.errors import CheckpointMismatch, ConfigError
 from t2l_router.gate import Gate
+from t2l_router.inference import Inference
 from t2l_router.library import Identity, Library
 from t2l_router.logs import log_exchange
 from t2l_router.matching import Encoder, Generator, Limits, Matcher
@@ -42,7 +43,7 @@ from t2l_router.readiness import Readiness
 from t2l_router.router import Options, Router, ServedModel
 from t2l_router.server import create_app
 from t2l_router.sessions import Sessions
-from t2l_router.storage import LoraTensors, open_library
+from t2l_router.storage import LoraTensors, open_library, operator
 
 if TYPE_CHECKING:
     import torch
@@ -215,6 +216,25 @@ def build_router(
     )
 
 
+def build_explainer(
+    settings: Settings,
+    *,
+    enter: Callable[[str], None] = _silent,
+    progress: "Progress | None" = None,
+) -> Router:
+    """Build a router that decides as the server does and answers with an echo; no base model."""
+    if settings.engine == "echo":
+        return build_router(settings)
+    writing = load_writing(settings, enter=enter, progress=progress)
+    return assemble(
+        settings,
+        open_library(settings, actor=operator()),
+        served_model(writing.base, settings.base_model),
+        EchoEngine(),
+        Making(writing.encoder, writing.generator, LoraTensors(writing.generator.spec)),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Making:
     """
@@ -224,11 +244,13 @@ class Making:
         encoder: Description to embedding.
         generator: Embedding to adapter.
         tensors: Adapter to files, and back.
+        inference: Conversation to task; None leaves it.
     """
 
     encoder: Encoder
     generator: Generator
     tensors: Tensors
+    inference: Inference | None = None
 
 
 def assemble(
@@ -270,7 +292,13 @@ def assemble(
     )
     return Router(
         engine,
-        Chooser(model, matcher=matcher, adapters=adapters, sessions=sessions),
+        Chooser(
+            model,
+            matcher=matcher,
+            adapters=adapters,
+            sessions=sessions,
+            inference=making.inference,
+        ),
         matcher=matcher,
         library=library,
         sessions=sessions,

@@ -28,6 +28,7 @@ class Caller:
         tenant: Whose adapters may serve; never taken from the body.
         description: The header ``X-T2L-Description`` as it came.
         session: The header ``X-T2L-Session`` as it came.
+        chat_id: What a chat UI calls the conversation; a session's name if there is no other.
         helper: The client says that this is a prompt of its own, such as one for a title.
         trace: Names the decision; feedback refers to it.
     """
@@ -35,6 +36,7 @@ class Caller:
     tenant: str = DEFAULT_TENANT
     description: str | None = None
     session: str | None = None
+    chat_id: str | None = None
     helper: bool = False
     trace: str = field(default_factory=new_trace)
 

@@ -7,7 +7,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 
 from adapters_store.keys import Scope
+from t2l_router import describe, sessions
 from t2l_router.access import Access, Principal
+from t2l_router.decision import Caller
 from t2l_router.wire import Usage
 
 # Only for the OpenAPI document; the header is read by `Access`, whose errors have our shape.
@@ -70,3 +72,17 @@ def principal_of(request: Request) -> Principal:
 def tenant_of(request: Request) -> str:
     """Whose request this is: the tenant of the key that it came in with, never of its body."""
     return principal_of(request).tenant
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, and what the request's headers say about its task and conversation."""
+    headers = request.headers
+    caller = Caller(
+        tenant_of(request),
+        headers.get(describe.HEADER),
+        session=headers.get(sessions.HEADER),
+        chat_id=headers.get("X-OpenWebUI-Chat-Id"),
+        helper="X-OpenWebUI-Task" in headers,
+    )
+    request.state.trace = caller.trace
+    return caller

@@ -85,6 +85,8 @@ class Reply:
         return {
             "X-T2L-Adapter": facts.adapter or "base",
             "X-T2L-Decision": facts.decision,
+            "X-T2L-Trace": facts.trace,
+            **({} if facts.score is None else {"X-T2L-Score": str(facts.score)}),
             "X-T2L-Reason": "".join(c if " " <= c <= "~" else "?" for c in facts.reason[:200]),
             "Server-Timing": ", ".join(f"{k};dur={ms}" for k, ms in facts.timing_ms.items()),
         }
@@ -181,6 +183,8 @@ def facts_of(decision: Decision, timing_ms: dict[str, float]) -> wire.AdapterFac
         adapter=decision.adapter.adapter_id if decision.adapter else None,
         decision=decision.kind,
         reason=decision.reason,
+        score=None if decision.score is None else round(decision.score, 4),
+        trace=decision.trace,
         timing_ms={phase: round(ms, 2) for phase, ms in timing_ms.items()},
     )
 

@@ -111,7 +111,7 @@ class Router:
             AdapterError: There is no adapter and the request insists on one.
         """
         timing_ms: dict[str, float] = {}
-        conversation = conversation_of(request, tenant=caller.tenant, header=caller.session)
+        conversation = conversation_of(request, caller)
         self._chooser.check(request, caller)
         deciding = self._decided(request, caller, conversation, timing_ms)
         if self._options.shadow:
@@ -135,7 +135,7 @@ class Router:
             RequestError: The request can't be served as it is.
             T2LError: The decision can't be taken.
         """
-        conversation = conversation_of(request, tenant=caller.tenant, header=caller.session)
+        conversation = conversation_of(request, caller)
         choice = await self._chooser.preview(request, caller, conversation)
         return replace(choice.decision, trace=caller.trace)
 

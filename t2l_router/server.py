@@ -17,16 +17,15 @@ from starlette.types import ASGIApp, Lifespan
 from adapters_store import AdapterStore
 from adapters_store.errors import StoreError
 from t2l_router import admin, completions, wire
-from t2l_router.describe import HEADER
 from t2l_router.errors import T2LError, UnknownModel
+from t2l_router.explain_routes import add_explain_routes
 from t2l_router.faults import fault_of, headers_of
-from t2l_router.gate import Gate, tenant_of
+from t2l_router.gate import Gate, caller_of, tenant_of
 from t2l_router.metrics import CONTENT_TYPE, Metrics
 from t2l_router.middleware import BodyLimitMiddleware, RequestIdMiddleware
 from t2l_router.observing import ObserveMiddleware, Observer
 from t2l_router.readiness import Readiness
 from t2l_router.reply import Outcome, Reply
-from t2l_router.router import Caller
 from t2l_router.wording import ChatWording, TextWording
 
 logger = logging.getLogger(__name__)
@@ -83,6 +82,7 @@ def create_app(
     app.add_api_route(
         "/v1/models/{model:path}", api.model, dependencies=may_look, response_model=wire.ModelCard
     )
+    add_explain_routes(app, readiness, gate)
     app.add_api_route("/health/live", api.live)
     app.add_api_route("/health/ready", api.ready)
     if store is not None:
@@ -199,7 +199,7 @@ class Api:
         self, chat: wire.ChatRequest, request: Request, wording: type[ChatWording]
     ) -> Reply:
         router = self._readiness.router
-        caller = Caller(tenant_of(request), request.headers.get(HEADER))
+        caller = caller_of(request)
         answer = await router.chat(chat, caller)
 
         def report(outcome: Outcome) -> None:
@@ -253,4 +253,6 @@ async def _report(request: Request, error: Exception) -> Response:
     fault, body = fault_of(error)
     if fault.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request %s failed: %s", request.state.request_id, error)
-    return JSONResponse(body.model_dump(), fault.status, headers=headers_of(error))
+    trace = getattr(request.state, "trace", None)
+    headers = headers_of(error) | ({"X-T2L-Trace": trace} if trace else {})
+    return JSONResponse(body.model_dump(), fault.status, headers=headers)

@@ -12,6 +12,7 @@ from adapters_store.identity import AdapterId
 from adapters_store.sessions import SessionRow
 from t2l_router.behind import Behind
 from t2l_router.calls import Calls
+from t2l_router.decision import Caller
 from t2l_router.errors import InvalidRequest, LibraryUnavailable
 from t2l_router.topics import Topic
 from t2l_router.wire import ChatRequest
@@ -66,29 +67,29 @@ class Conversation:
         return _fingerprint(self.tenant, (*self.turns, ("assistant", answer)))
 
 
-def conversation_of(request: ChatRequest, *, tenant: str, header: str | None) -> Conversation:
+def conversation_of(request: ChatRequest, caller: Caller) -> Conversation:
     """
     Say which conversation a request belongs to.
 
     Args:
         request: Its field ``t2l_session`` names it; without a name its history does.
-        tenant: Whose it is: the same name of two tenants is two conversations.
-        header: The value of ``X-T2L-Session``.
+        caller: Whose it is: the same name of two tenants is two conversations.
 
     Raises:
         InvalidRequest: Field and header differ, or the name is empty or too long.
     """
-    names = {name for name in (request.t2l_session, header) if name is not None}
+    tenant = caller.tenant
+    names = {name for name in (request.t2l_session, caller.session) if name is not None}
     if len(names) > 1:
         raise InvalidRequest(
             f"t2l_session and {HEADER} name different sessions; give one of them",
             param="t2l_session",
         )
-    name = next(iter(names), None)
-    if name is not None and not 0 < len(name.strip()) <= MAX_NAME:
+    if any(not 0 < len(name.strip()) <= MAX_NAME for name in names):
         raise InvalidRequest(
             f"a session's name has 1 to {MAX_NAME} characters", param="t2l_session"
         )
+    name = next(iter(names), caller.chat_id and caller.chat_id[:MAX_NAME]) or None
     turns = tuple((turn.role, turn.content or "") for turn in request.messages)
     if name is not None:
         return Conversation(tenant, _named(tenant, name), name, turns)

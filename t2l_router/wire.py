@@ -370,6 +370,8 @@ class AdapterFacts(_Outgoing):
     adapter: str | None
     decision: str
     reason: str
+    score: float | None = None
+    trace: str = ""
     timing_ms: dict[str, float]
 
 

@@ -13,6 +13,8 @@ COMMANDS: dict[str, str] = {
     "serve": "Serve the OpenAI-compatible API.",
     "chat": "Chat with an adapted model.",
     "generate": "Write the adapter for a task to a directory that PEFT and vLLM load.",
+    "explain": "Say which adapter serves a request, and why.",
+    "stats": "Show how requests were served, and how people liked it.",
     "models": "Fetch, list, check and remove base models and encoders.",
     "adapters": "Run the adapter library.",
     "keys": "Make and revoke API keys; limit what tenants may use.",

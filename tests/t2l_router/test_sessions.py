@@ -90,6 +90,16 @@ async def test_named_session(routers):
     assert first.adapter == second.adapter == third.adapter
 
 
+async def test_chat_ui_names_its_chats(routers):
+    """A chat UI's id of the chat names the session, unless the request has a name of its own."""
+    router = routers()
+    await turn(router, [USER], Caller(chat_id="ui-1"), **TASK)
+    same, _ = await turn(router, [USER], Caller(chat_id="ui-1"))
+    other, _ = await turn(router, [USER], Caller(chat_id="ui-1"), t2l_session="mine")
+
+    assert (same.kind, other.kind) == ("sticky", "base")
+
+
 @pytest.mark.parametrize("how", ["named", "history"])
 async def test_sessions_of_tenants(routers, how):
     """Another tenant's session is invisible, by name and by history."""
@@ -225,7 +235,7 @@ async def test_rows_are_bounded(routers, tmp_path):
 def test_keys_hold_no_text() -> None:
     """What is stored of a history can't be read back."""
     asked = request(messages=[USER, {"role": "assistant", "content": "secret"}, USER])
-    key = conversation_of(asked, tenant="acme", header=None).key
+    key = conversation_of(asked, Caller("acme")).key
 
     assert len(key) == 64
     assert int(key, 16) >= 0

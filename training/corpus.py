@@ -1,11 +1,15 @@
-"""Reads a folder of tasks: ``tasks.jsonl`` and one gzipped JSON-lines file of examples a task."""
+"""
+Reads a folder of tasks: ``tasks.jsonl`` and one JSON-lines file of examples a task.
+
+What a line must hold is checked by `training.check`, which names every line at fault.
+"""
 
 import gzip
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from t2l_router.errors import ConfigError
 
@@ -58,13 +62,19 @@ class Task:
 
     def examples(self, part: str) -> Iterator[Example]:
         """Yield the task's ``train`` or ``test`` examples in the file's order."""
-        with gzip.open(self.path, "rt", encoding="utf8") as lines:
-            for line in lines:
+        with open_lines(self.path) as lines:
+            for number, line in enumerate(filter(str.strip, lines)):
                 raw = json.loads(line)
-                if raw["split"] == part:
+                # Of examples without a part of their own every fifth is for testing.
+                if raw.get("split", "train" if (number + 1) % 5 else "test") == part:
                     outputs = tuple(raw.get("outputs") or [raw["output"]])
                     facts = {key: raw[key] for key in raw.keys() & _FACTS}
                     yield Example(raw["input"], outputs, facts)
+
+
+def open_lines(path: Path) -> TextIO:
+    """Open a file of lines, gzipped or not."""
+    return gzip.open(path, "rt", encoding="utf8") if path.suffix == ".gz" else path.open("rt")
 
 
 # Fields of an example beside input and outputs: of options, arithmetic and code.
@@ -93,11 +103,12 @@ def load_tasks(folder: Path, splits: Collection[str]) -> list[Task]:
 def _task(raw: dict[str, Any], folder: Path) -> Task:
     return Task(
         name=raw["task"],
-        split=raw["split"],
-        family=raw["family"],
-        licence_class=raw["licence_class"],
-        definition=raw["definition"],
-        descriptions=tuple(raw["eval_descriptions"] or raw["descriptions"]),
+        split=raw.get("split", "train"),
+        family=raw.get("family", ""),
+        licence_class=raw.get("licence_class", "own"),
+        # Without a definition its place in prompts is taken by a description.
+        definition=raw.get("definition") or raw["descriptions"][0],
+        descriptions=tuple(raw.get("eval_descriptions") or raw["descriptions"]),
         training_descriptions=tuple(raw["descriptions"]),
         terse_descriptions=tuple(raw.get("terse_descriptions", ())),
         path=folder / raw["file"],

@@ -68,8 +68,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
     for system in systems:
         per_task = bench.score(system, seed=args.seed, draws=args.descriptions)
         metrics[system.name] = summarise(per_task)
-        if not sys.stdout.isatty():
-            print(f"{system.name}: ROUGE-L {metrics[system.name]['rouge_l']:.1f}", flush=True)
+        if not sys.stderr.isatty():  # on a terminal the bars say how far it is
+            rouge_l = metrics[system.name]["rouge_l"]
+            print(f"{system.name}: ROUGE-L {rouge_l:.1f}", file=sys.stderr, flush=True)
     if bench.refused:
         print(f"{bench.refused} adapters refused; the base model answered", file=sys.stderr)
     return {
@@ -120,7 +121,8 @@ def _table(results: dict[str, object]) -> Table:
     return table
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line's arguments, as `evaluate` takes them."""
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate", description="Score systems on a corpus split."
     )
@@ -156,7 +158,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
-    args = _parse(argv)
+    args = parse(argv)
     try:
         results = evaluate(args)
     except T2LError as error:

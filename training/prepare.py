@@ -24,7 +24,7 @@ from training.corpus import Example, Task, load_tasks
 from training.data import INSTRUCTED, PLAIN, Pack
 from training.prompts import Message, chat
 
-SHIPPABLE = frozenset({"permissive", "share_alike", "unknown"})
+SHIPPABLE = frozenset({"permissive", "share_alike", "unknown", "own"})
 
 
 @dataclass

@@ -345,7 +345,11 @@ def load_writing(
     enter(f"getting {encoder_name}")
     local_encoder = pull(encoder_name, cache_dir=settings.cache_dir, progress=progress)
     enter(f"loading {encoder_name}")
-    encoder = TaskEncoder.load(local_encoder, device=torch_device(settings.device))
+    encoder = TaskEncoder.load(
+        local_encoder,
+        device=torch_device(settings.device),
+        lora=checkpoint.encoder_lora(settings.hypernet),
+    )
     if encoder.fingerprint != hypernet.config.encoder_fingerprint:
         raise CheckpointMismatch(
             f"the hypernetwork was trained with another encoder than {encoder_name} as it is here; "

@@ -23,10 +23,13 @@ DEFAULT = "default"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+ENCODER_FILE = "encoder_lora.safetensors"
 FORMAT = 1
 
 
-def save_pretrained(hypernet: Hypernet, directory: Path, *, card: str) -> None:
+def save_pretrained(
+    hypernet: Hypernet, directory: Path, *, card: str, encoder_lora: Path | None = None
+) -> None:
     """
     Write a checkpoint in bf16; the directory appears whole or not at all.
 
@@ -34,6 +37,7 @@ def save_pretrained(hypernet: Hypernet, directory: Path, *, card: str) -> None:
         hypernet: What to save.
         directory: Where; an earlier checkpoint there is replaced.
         card: The model card, Markdown.
+        encoder_lora: What was trained of the task encoder along with it.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -46,6 +50,8 @@ def save_pretrained(hypernet: Hypernet, directory: Path, *, card: str) -> None:
         config = {"format": FORMAT, **dataclasses.asdict(hypernet.config)}
         (beside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         (beside / CARD_FILE).write_text(card)
+        if encoder_lora is not None:
+            shutil.copy(encoder_lora, beside / ENCODER_FILE)
         (beside / WEIGHTS_FILE).chmod(0o644)  # safetensors writes for the owner only
         beside.chmod(0o755)
         shutil.rmtree(directory, ignore_errors=True)
@@ -97,6 +103,12 @@ def hypernet_id(name: str | Path = DEFAULT) -> str:
     return digest.hexdigest()[:16]
 
 
+def encoder_lora(name: str | Path = DEFAULT) -> Path | None:
+    """Find what was trained of the task encoder along with a local checkpoint, if anything was."""
+    path = _locate(str(name), None) / ENCODER_FILE
+    return path if path.is_file() else None
+
+
 def check_base(config: HypernetConfig, base: LoraSpec) -> None:
     """
     Make sure that a hypernetwork writes adapters for this base model.
@@ -127,7 +139,7 @@ def _locate(name: str, revision: str | None) -> Path:
             snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE],
+                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, ENCODER_FILE],
                 etag_timeout=5,
             )
         )

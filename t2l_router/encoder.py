@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2l_router.errors import ModelUnavailable
-from t2l_router.models import LocalModel, verify
-from t2l_router.models.load import no_progress_bars
-from t2l_router.models.manifest import sha256_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
+
+    from t2l_router.models import LocalModel
 
 _BATCH = 32
 _NORMALISATION = "strip; a full stop after a letter; L2"
@@ -53,19 +52,26 @@ class TaskEncoder:
         self.dim = _dim(model)
 
     @classmethod
-    def load(cls, model: LocalModel, *, device: str = "cpu") -> "TaskEncoder":
+    def load(
+        cls, model: "LocalModel", *, device: str = "cpu", lora: Path | None = None
+    ) -> "TaskEncoder":
         """
         Load an encoder from the disk alone, every byte verified.
 
         Args:
             model: What `models.pull` or `models.local` gave.
             device: ``cpu`` or ``cuda[:n]``.
+            lora: What was trained of it along with a hypernetwork; see `encoder_lora`.
 
         Raises:
             ModelUnavailable: The model is not an encoder.
             ModelCorrupt: A file isn't what it was when the model was pulled.
         """
-        from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - slow to import
+        # Lazy: slow to import, and machines that only train have no model cache.
+        from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+
+        from t2l_router.models import verify  # noqa: PLC0415
+        from t2l_router.models.load import no_progress_bars  # noqa: PLC0415
 
         if model.kind != "encoder":
             raise ModelUnavailable(
@@ -77,7 +83,13 @@ class TaskEncoder:
             loaded = SentenceTransformer(
                 str(model.path), device=device, local_files_only=True, trust_remote_code=False
             )
-        return cls(loaded.eval(), fingerprint=_fingerprint(model, loaded))
+        fingerprint = _fingerprint(model, loaded)
+        if lora is not None:
+            from t2l_router import encoder_lora  # noqa: PLC0415 - imports torch
+
+            encoder_lora.merge(loaded, lora)
+            fingerprint = encoder_lora.fingerprint(fingerprint, lora)
+        return cls(loaded.eval(), fingerprint=fingerprint)
 
     def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":
         """
@@ -123,7 +135,9 @@ def _dim(model: "SentenceTransformer") -> int:
     return dim
 
 
-def _fingerprint(model: LocalModel, loaded: "SentenceTransformer") -> str:
+def _fingerprint(model: "LocalModel", loaded: "SentenceTransformer") -> str:
+    from t2l_router.models.manifest import sha256_file  # noqa: PLC0415 - as in `load`
+
     # What the library says about itself changes with its version; the files don't.
     modules = json.loads((model.path / "modules.json").read_bytes())
     folders = [model.path / module["path"] for module in modules if module["path"]]

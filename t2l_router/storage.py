@@ -116,4 +116,5 @@ def load_encoder(
 
     name = settings.encoder or checkpoint.from_pretrained(settings.hypernet).config.encoder
     enter(f"loading {name}")
-    return TaskEncoder.load(pull(name, cache_dir=settings.cache_dir, progress=progress))
+    local = pull(name, cache_dir=settings.cache_dir, progress=progress)
+    return TaskEncoder.load(local, lora=checkpoint.encoder_lora(settings.hypernet))

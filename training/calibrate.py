@@ -169,7 +169,8 @@ def calibrate(options: Options) -> tuple[Outcome, Row]:
     encoder_model = models.pull(
         options.encoder or hypernet.config.encoder, cache_dir=Settings().cache_dir
     )
-    encoder = TaskEncoder.load(encoder_model)
+    lora = checkpoint.encoder_lora(options.checkpoint)
+    encoder = TaskEncoder.load(encoder_model, lora=lora)
     tasks = load_tasks(options.corpus, [*options.splits, *options.report_splits])
     described = divide(tasks, aliases=max(SIZES), queries=options.queries, seed=options.seed)
     cases = find_cases(

@@ -34,7 +34,7 @@ class Pack:
         embedding_tasks: ``[M]`` the task of each description.
         terse: ``[M]`` whether the description is a terse one.
         facts: What it was made from: ``base_model``, ``base_fingerprint``, ``encoder``,
-            ``encoder_fingerprint``, ``tasks`` (names).
+            ``encoder_fingerprint``, ``tasks`` (names), ``descriptions`` (the M texts, normalised).
     """
 
     tokens: NDArray[np.int32]
@@ -78,6 +78,7 @@ class Batch:
         labels: ``[K]`` int64, those next tokens.
         weights: ``[K]`` float32, sum 1: tasks weigh the same, and in them examples.
         embeddings: ``[T, D]`` float32, one description's embedding a task.
+        descriptions: T indices: which of the pack's descriptions those are.
         real_tokens: Tokens that aren't filler.
     """
 
@@ -87,6 +88,7 @@ class Batch:
     labels: torch.Tensor
     weights: torch.Tensor
     embeddings: torch.Tensor
+    descriptions: tuple[int, ...]
     real_tokens: int
 
     def to(self, device: torch.device) -> "Batch":
@@ -165,7 +167,7 @@ class Sampler:
             torch.from_numpy(
                 np.concatenate([np.full(len(at), w, np.float32) for at, _, w in labels])
             ),
-            torch.from_numpy(self._describe(tasks, rng)),
+            *self._describe(tasks, rng),
             real,
         )
 
@@ -189,22 +191,25 @@ class Sampler:
             room -= size
         return chosen
 
-    def _describe(self, tasks: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
-        rows = np.stack([self._embedding(int(task), rng) for task in tasks])
+    def _describe(
+        self, tasks: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[torch.Tensor, tuple[int, ...]]:
+        chosen = np.array([self._description(int(task), rng) for task in tasks])
+        rows = self._pack.embeddings[chosen]
         for row, task in enumerate(tasks):
             if rng.random() < self._mix:
                 share = rng.random()
-                rows[row] = share * rows[row] + (1 - share) * self._embedding(int(task), rng)
-        unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        return unit.astype(np.float32)
+                other = self._pack.embeddings[self._description(int(task), rng)]
+                rows[row] = share * rows[row] + (1 - share) * other
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return torch.from_numpy(unit.astype(np.float32)), tuple(chosen.tolist())
 
-    def _embedding(self, task: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    def _description(self, task: int, rng: np.random.Generator) -> int:
         kind = int(rng.random() < self._terse)
         group = self._descriptions[kind].get(task, _NONE)
         if not len(group):
             group = self._descriptions[1 - kind][task]
-        row: NDArray[np.float32] = self._pack.embeddings[rng.choice(group)]
-        return row
+        return int(rng.choice(group))
 
 
 _NONE: NDArray[np.int64] = np.empty(0, np.int64)

@@ -83,16 +83,33 @@ class OneHotEncoder:
         return np.eye(self._width, dtype=np.float32)[[self._index[text] for text in texts]]
 
 
-def load_encoder(name: str) -> Encoder:
-    """Load a task encoder by name, or stored embeddings by their file."""
+def load_encoder(name: str, *, lora: Path | None = None) -> Encoder:
+    """
+    Load a task encoder by name or directory, or stored embeddings by their file.
+
+    Args:
+        name: A model to pull, a sentence-transformers directory, or a file of `main`.
+        lora: What was trained of the encoder; stored embeddings have it in them already.
+    """
     if Path(name).is_file():
         return StoredEmbeddings(Path(name))
     # Lazy: machines that train from stored embeddings have no sentence-transformers.
-    from t2l_router import models  # noqa: PLC0415
-    from t2l_router.config import Settings  # noqa: PLC0415
     from t2l_router.encoder import TaskEncoder  # noqa: PLC0415
 
-    return TaskEncoder.load(models.pull(name, cache_dir=Settings().cache_dir))
+    if not Path(name).is_dir():
+        from t2l_router import models  # noqa: PLC0415
+        from t2l_router.config import Settings  # noqa: PLC0415
+
+        return TaskEncoder.load(models.pull(name, cache_dir=Settings().cache_dir), lora=lora)
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415
+
+    from t2l_router import encoder_lora  # noqa: PLC0415
+
+    model = SentenceTransformer(name, local_files_only=True, trust_remote_code=False).float()
+    if lora is not None:
+        encoder_lora.merge(model, lora)
+    # A directory's embeddings are compared with nothing else, so they need no identity.
+    return TaskEncoder(model.eval(), fingerprint=f"directory {name}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

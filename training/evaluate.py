@@ -52,7 +52,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
             raise ConfigError("a one-hot hypernetwork needs --own-oracles, whose tasks it knows")
         encoder: Encoder = OneHotEncoder(own.tasks, tasks)
     else:
-        encoder = load_encoder(args.encoder or hypernet.config.encoder)
+        encoder = load_encoder(
+            args.encoder or hypernet.config.encoder,
+            lora=checkpoint.encoder_lora(args.checkpoint),
+        )
     inputs = Inputs(
         tasks,
         examples=[examples for examples, _ in drawn],

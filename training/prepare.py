@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from t2l_router import models
 from t2l_router.chat_format import render
 from t2l_router.config import Settings
-from t2l_router.encoder import TaskEncoder
+from t2l_router.encoder import TaskEncoder, normalise
 from t2l_router.errors import ConfigError
 from training.corpus import Example, Task, load_tasks
 from training.data import INSTRUCTED, PLAIN, Pack
@@ -112,7 +112,7 @@ def build(
         embeddings=_embed(encoder, texts),
         embedding_tasks=np.asarray(text_tasks, np.int32),
         terse=np.asarray(terse, np.int8),
-        facts={**facts, "tasks": names},
+        facts={**facts, "tasks": names, "descriptions": [normalise(text) for text in texts]},
     )
 
 

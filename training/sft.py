@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
 from t2l_router import checkpoint
 from t2l_router.hypernet import Hypernet, HypernetConfig
@@ -30,6 +30,7 @@ from training.baselines import SharedAdapter
 from training.data import Pack
 from training.oracles import OracleTrainer, TaskAdapters, one_hot
 from training.trainer import Recipe, Trainer
+from training.tuning import TunedHypernet, TunedTrainer
 
 SAVE_EVERY_S = 120
 
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.validation:
             sys.exit("training.sft: one-hot embeddings know no other tasks; drop --validation")
         pack = one_hot(pack)
+    if args.encoder_rank and (args.validation or args.mix or args.system != "t2l"):
+        sys.exit("training.sft: --encoder-rank goes with t2l only, without --validation and --mix")
     validation = Pack.load(args.validation) if args.validation else None
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.compile:
         for layer in model.get_decoder().layers:
             layer.compile()
-    kind = OracleTrainer if args.system == "oracles" else Trainer
+    kinds = {TaskAdapters: OracleTrainer, TunedHypernet: TunedTrainer}
+    kind = kinds.get(type(source), Trainer)
     trainer = kind(base, source, pack, recipe, validation=validation)
     args.out.mkdir(parents=True, exist_ok=True)
     state = args.out / "state.safetensors"
@@ -84,7 +88,7 @@ def _source(args: argparse.Namespace, spec: LoraSpec, pack: Pack) -> nn.Module:
         return SharedAdapter(spec)
     if args.system == "oracles":
         return TaskAdapters(spec, len(pack.facts["tasks"]))
-    return Hypernet(
+    hypernet = Hypernet(
         HypernetConfig(
             lora=spec,
             embedding_dim=pack.embeddings.shape[1],
@@ -94,6 +98,10 @@ def _source(args: argparse.Namespace, spec: LoraSpec, pack: Pack) -> nn.Module:
             dropout=args.hypernet_dropout,
         )
     )
+    if not args.encoder_rank:
+        return hypernet
+    encoder = find_model(args.encoder or pack.facts["encoder"])
+    return TunedHypernet.load(hypernet, encoder, rank=args.encoder_rank, alpha=args.encoder_alpha)
 
 
 def _run(trainer: Trainer, state: Path, *, until: int) -> None:
@@ -132,15 +140,14 @@ def _run(trainer: Trainer, state: Path, *, until: int) -> None:
 
 
 @torch.no_grad()
-def _largest_norm(hypernet: Hypernet, pack: Pack, device: str) -> float:
-    """The largest delta-W norm of a layer over all training descriptions."""
+def _largest_norm(hypernet: Hypernet, embeddings: Tensor) -> float:
+    """The largest delta-W norm of a layer over some descriptions."""
     largest = 0.0
-    scaling = hypernet.config.lora.scaling
-    for rows in torch.from_numpy(pack.embeddings).split(256):
-        for pair in hypernet(rows.to(device)).values():
+    for rows in embeddings.split(256):
+        for pair in hypernet(rows).values():
             a, b = pair.lora_A, pair.lora_B
             squares = ((b.mT @ b) * (a @ a.mT)).sum((-2, -1))
-            largest = max(largest, scaling * squares.max().sqrt().item())
+            largest = max(largest, hypernet.config.lora.scaling * squares.max().sqrt().item())
     return largest
 
 
@@ -167,12 +174,18 @@ def _save(args: argparse.Namespace, trainer: Trainer, seconds: float, device: st
             oracles = source.oracles(Pack.load(args.pack))
             oracles.save(args.out / f"oracles{suffix}.safetensors")
         else:
-            assert isinstance(source, Hypernet)
+            tuned = source.save_encoder(args.out) if isinstance(source, TunedHypernet) else None
+            hypernet = source.hypernet if isinstance(source, TunedHypernet) else source
+            assert isinstance(hypernet, Hypernet)
+            embeddings = trainer.embeddings()
             # Twice the largest seen: room for new descriptions, none for a broken forward.
-            limit = 2 * _largest_norm(source, trainer.pack, device)
-            source.config = dataclasses.replace(source.config, max_delta_norm=limit)
+            limit = 2 * _largest_norm(hypernet, embeddings)
+            hypernet.config = dataclasses.replace(hypernet.config, max_delta_norm=limit)
             checkpoint.save_pretrained(
-                source, args.out / f"checkpoint{suffix}", card=_card(trainer, run)
+                hypernet,
+                args.out / f"checkpoint{suffix}",
+                card=_card(trainer, run),
+                encoder_lora=tuned,
             )
     metrics = {
         "run": run,
@@ -212,6 +225,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--snapshots", type=int, default=1, help="checkpoints, evenly spaced")
     parser.add_argument("--targets", default="q_proj,v_proj")
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--encoder-rank", type=int, default=0, help="train the encoder's LoRA too")
+    parser.add_argument("--encoder-alpha", type=float, default=32.0)
+    parser.add_argument("--encoder", default="", help="directory; default: the pack's encoder")
     parser.add_argument("--device", default="")
     parser.add_argument("--attention", default="", help="e.g. flex_attention; default: the model's")
     parser.add_argument("--compile", action="store_true", help="compile the decoder layers")

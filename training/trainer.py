@@ -89,7 +89,7 @@ class Trainer:
         self.step = 0
         self.tokens = 0
         self.history: list[dict[str, float]] = []
-        self._params = dict(source.named_parameters())
+        self._params = {n: p for n, p in source.named_parameters() if p.requires_grad}
         self._averaged = {name: p.detach().clone() for name, p in self._params.items()}
         self._optimiser = self._new_optimiser(recipe)
         self._sampler = self._new_sampler()
@@ -128,9 +128,9 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = recipe.lr * _schedule(self.step, recipe)
         batch = batch.to(self.device)
-        noise = recipe.noise * torch.randn_like(batch.embeddings)
-        noisy = F.normalize(batch.embeddings + noise, dim=-1)
-        loss = self._loss(batch, noisy)
+        embeddings = self._embed(batch)
+        noise = recipe.noise * torch.randn_like(embeddings)
+        loss = self._loss(batch, F.normalize(embeddings + noise, dim=-1))
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._update(batch)
@@ -145,16 +145,23 @@ class Trainer:
     def _new_sampler(self) -> Sampler:
         return _sampler(self.pack, self.recipe)
 
+    def _embed(self, batch: Batch) -> Tensor:
+        return batch.embeddings
+
+    def embeddings(self) -> Tensor:
+        """Every training description's embedding, ``[M, D]``."""
+        return torch.from_numpy(self.pack.embeddings).to(self.device)
+
     def _new_optimiser(self, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            self.source.parameters(),
+            list(self._params.values()),
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             fused=self.device.type == "cuda",
         )
 
     def _update(self, batch: Batch) -> None:  # noqa: ARG002 - oracles need to know whose it is
-        nn.utils.clip_grad_norm_(self.source.parameters(), self.recipe.clip)
+        nn.utils.clip_grad_norm_(list(self._params.values()), self.recipe.clip)
         self._optimiser.step()
 
     def _loss(self, batch: Batch, embeddings: Tensor) -> Tensor:

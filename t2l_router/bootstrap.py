@@ -210,7 +210,7 @@ def build_router(
     return assemble(
         settings,
         open_library(settings, actor="server"),
-        served_model(writing.base, settings.base_model),
+        served_model(writing.base, settings.base_model, writing.generator.encoder_name),
         engine,
         Making(writing.encoder, writing.generator, LoraTensors(writing.generator.spec)),
     )
@@ -229,7 +229,7 @@ def build_explainer(
     return assemble(
         settings,
         open_library(settings, actor=operator()),
-        served_model(writing.base, settings.base_model),
+        served_model(writing.base, settings.base_model, writing.generator.encoder_name),
         EchoEngine(),
         Making(writing.encoder, writing.generator, LoraTensors(writing.generator.spec)),
     )
@@ -361,12 +361,12 @@ def load_writing(
     return Writing(base, encoder, generator)
 
 
-def served_model(base: "LocalModel", configured: str) -> ServedModel:
+def served_model(base: "LocalModel", configured: str, encoder: str) -> ServedModel:
     """The base model as clients know it: by its name, its short name, or as it was configured."""
     from t2l_router.models import KNOWN_MODELS
 
     short = tuple(known.short_name for known in KNOWN_MODELS if known.name == base.name)
-    return ServedModel(base.name, base.fingerprint, (*short, configured))
+    return ServedModel(base.name, base.fingerprint, (*short, configured), encoder)
 
 
 def torch_device(wanted: str) -> str:

@@ -43,11 +43,13 @@ class ServedModel:
         name: What ``/v1/models`` shows.
         fingerprint: Of its config, weights and tokenizer.
         aliases: Other names a request may use for it.
+        encoder: What embeds texts; a request for embeddings names it, or the base model.
     """
 
     name: str
     fingerprint: str
     aliases: tuple[str, ...] = ()
+    encoder: str = "echo"
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,11 @@ class TaskEncoder:
             embeddings[batch] = unit.cpu().numpy()
         return embeddings
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens that `embed` reads of the texts, without those that only fill batches up."""
+        features = self._model.preprocess([normalise(text) for text in texts], prompt=self._prompt)
+        return int(features["attention_mask"].sum())
+
 
 def _prompt(model: "SentenceTransformer") -> str | None:
     name = model.default_prompt_name

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
+_EMBED_AT_ONCE = 32
 _ASK_AGAIN_S = 0.03  # while another router writes the same adapter
 
 
@@ -39,6 +40,9 @@ class Encoder(Protocol):
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts as ``[N, D]`` float32 of unit L2 norm."""
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens that `embed` reads of them."""
 
 
 class Generator(Protocol):
@@ -148,6 +152,15 @@ class Matcher:
         self._thread = ThreadPoolExecutor(1, "t2l-generate")
         self._flights: Flights[tuple[str, str], Found] = Flights(limits.max_generating)
         self._writes: set[asyncio.Task[None]] = set()
+
+    async def embed_all(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """Embed texts, a few at a time so that generations get their turn; and their tokens."""
+        rows, n_tokens = [], 0
+        for start in range(0, len(texts), _EMBED_AT_ONCE):
+            some = texts[start : start + _EMBED_AT_ONCE]
+            rows.append(await self._in_thread(self._encoder.embed, some))
+            n_tokens += await self._in_thread(self._encoder.count_tokens, some)
+        return np.concatenate(rows), n_tokens
 
     async def find(self, task: TaskDescription, *, tenant: str) -> Found:
         """

@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from adapters_store.decisions import DecisionEntry
 from adapters_store.errors import DecisionNotFound
@@ -23,7 +26,7 @@ from t2l_router.errors import (
 from t2l_router.library import Library
 from t2l_router.matching import Limits, Matcher, timed
 from t2l_router.sessions import Conversation, Sessions, conversation_of
-from t2l_router.wire import ChatRequest
+from t2l_router.wire import ChatRequest, require_offered
 
 __all__ = [
     "Answer", "Caller", "Decision", "DecisionKind", "Limits", "Router", "ServedModel",
@@ -110,6 +113,7 @@ class Router:
             RequestError: The request can't be served as it is.
             AdapterError: There is no adapter and the request insists on one.
         """
+        require_offered(request, lambda: self._engine.offers)
         timing_ms: dict[str, float] = {}
         conversation = conversation_of(request, caller)
         self._chooser.check(request, caller)
@@ -174,6 +178,10 @@ class Router:
         except (UnknownAdapter, AdapterRefused):
             return False
         return True
+
+    async def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """Embed texts as task descriptions are: ``[N, D]`` float32 of unit L2 norm, and tokens."""
+        return await self._matcher.embed_all(texts)
 
     def health(self) -> EngineHealth:
         """How the engine is doing."""

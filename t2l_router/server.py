@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Lifespan
 
 from adapters_store import AdapterStore
 from adapters_store.errors import StoreError
-from t2l_router import admin, completions, wire
-from t2l_router.errors import T2LError, UnknownModel
+from t2l_router import admin, completions, embeddings, wire
+from t2l_router.errors import InvalidRequest, T2LError, UnknownModel
 from t2l_router.explain_routes import add_explain_routes
 from t2l_router.faults import fault_of, headers_of
 from t2l_router.gate import Gate, caller_of, tenant_of
@@ -75,6 +75,13 @@ def create_app(
         methods=["POST"],
         dependencies=[Depends(gate.chat)],
         openapi_extra=_body_of(completions.CompletionRequest),
+    )
+    app.add_api_route(
+        "/v1/embeddings",
+        api.embed,
+        methods=["POST"],
+        dependencies=[Depends(gate.chat)],
+        openapi_extra=_body_of(embeddings.EmbeddingRequest),
     )
     app.add_api_route(
         "/v1/models", api.models, dependencies=may_look, response_model=wire.ModelList
@@ -146,6 +153,25 @@ class Api:
         if len(chats) == 1:
             return await _unless_gone(request, self._answer(chats[0], request, TextWording))
         return await _unless_gone(request, self._answer_all(chats, request))
+
+    async def embed(self, request: Request) -> Response:
+        """Embed texts with the encoder of task descriptions."""
+        asked = wire.parse(await _json(request), embeddings.EmbeddingRequest)
+        router = self._readiness.router
+        served = router.model
+        if asked.model not in (served.encoder, served.name, *served.aliases):
+            raise UnknownModel(
+                f"no encoder {asked.model[:80]!r} is served here; use {served.encoder!r}",
+                param="model",
+            )
+        rows, n_tokens = await router.embed(asked.input)
+        if asked.dimensions not in (None, rows.shape[1]):
+            raise InvalidRequest(
+                f"the encoder has {rows.shape[1]} dimensions; leave dimensions out",
+                param="dimensions",
+            )
+        self._gate.spend(tenant_of(request), wire.Usage.of(n_tokens, 0))
+        return JSONResponse(embeddings.body_of(asked, rows, n_tokens))
 
     async def models(self, request: Request) -> wire.ModelList:
         """List what a request may name as its model."""

@@ -8,7 +8,7 @@ Unknown fields are allowed, as the specification doesn't forbid them.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -19,19 +19,16 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 DONE = "[DONE]"
 KEEP_ALIVE = b": ping\n\n"
 
+# What not every engine offers: n > 1, log probabilities, tools, JSON answers.
+Offer = Literal["choices", "logprobs", "tools", "json"]
+
 # field -> values that ask for nothing, so that clients which spell out defaults are served.
 REFUSED: dict[str, tuple[object, ...]] = {
     "audio": (),
     "function_call": (),
     "functions": ([],),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
-    "n": (1,),
-    "response_format": ({"type": "text"},),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
     "web_search_options": (),
 }
 
@@ -299,6 +296,29 @@ def _checked(request: ChatRequest) -> ChatRequest:
         if message.tool_calls and message.role != "assistant":
             raise InvalidRequest("only an assistant calls tools", param=f"messages[{i}].tool_calls")
     return request
+
+
+def require_offered(request: ChatRequest, offers: Callable[[], frozenset[Offer]]) -> None:
+    """
+    Make sure that the engine can do what a request asks for: nothing is silently left out.
+
+    Args:
+        request: What is asked.
+        offers: Asked only if the request needs anything.
+
+    Raises:
+        InvalidRequest: Naming the field.
+    """
+    form = request.response_format
+    needed: dict[Offer, tuple[str, object]] = {
+        "choices": ("n", request.n not in (None, 1)),
+        "logprobs": ("logprobs", request.logprobs),
+        "tools": ("tools", request.tools and request.tool_choice != "none"),
+        "json": ("response_format", form and form.type != "text"),
+    }
+    for offer, (field, is_needed) in needed.items():
+        if is_needed and offer not in offers():
+            raise InvalidRequest(f"{field} is not supported here; leave it out", param=field)
 
 
 def _check_tools(request: ChatRequest) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from adapters_store.identity import AdapterId
 
 if TYPE_CHECKING:  # what decodes must be importable without the server's libraries
-    from t2l_router.wire import ChatRequest, FinishReason, Usage
+    from t2l_router.wire import ChatRequest, FinishReason, Offer, Usage
 
 
 class Weights(Protocol):
@@ -112,6 +112,10 @@ class EngineHealth:
 
 class Engine(Protocol):
     """Answers chat requests with the base model and at most one adapter each."""
+
+    @property
+    def offers(self) -> "frozenset[Offer]":
+        """What requests may ask for besides one plain text; asked for anything else, they fail."""
 
     def stream_chat(
         self, request: "ChatRequest", adapter: AdapterRef | None

@@ -6,14 +6,17 @@ the adapters it takes. They depend on nothing but their input.
 """
 
 import asyncio
+import hashlib
+import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from adapters_store.identity import AdapterId
-from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
+from t2l_router.engines.base import AdapterRef, Delta, EngineHealth, TokenLogprob, ToolCall
+from t2l_router.engines.echo_schema import smallest
 from t2l_router.engines.text import StopStrings
 from t2l_router.errors import EngineBusy
-from t2l_router.wire import ChatRequest, Usage
+from t2l_router.wire import ChatRequest, ChosenTool, FinishReason, Offer, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +31,15 @@ class EchoEngine:
     """
     Streams ``[<adapter id>] <the last message>`` word by word; without an adapter, ``[base]``.
 
-    A token is a word.
+    A token is a word. Asked for JSON or with tools, it gives the smallest that fits the schema.
 
     Args:
         first_delay_s: Time before the first word, as if the prompt were read.
         delay_s: Time before each further word.
         max_running: Requests answered at once; more are refused.
     """
+
+    offers: frozenset[Offer] = frozenset({"choices", "logprobs", "tools", "json"})
 
     def __init__(
         self, *, first_delay_s: float = 0.0, delay_s: float = 0.0, max_running: int = 1_000
@@ -53,23 +58,32 @@ class EchoEngine:
             raise EngineBusy(f"{self._running} requests are being answered; try again later")
         self._running += 1
         try:
-            name = adapter.adapter_id if adapter else "base"
-            words = [f"[{name}]", *(request.messages[-1].content or "").split()]
+            n_prompt = sum(len((message.content or "").split()) for message in request.messages)
+            if call := _called(request):
+                yield Delta("", "tool_calls", Usage.of(n_prompt, 1), tool_calls=(call,))
+                return
+            words = _words(request, adapter)
+            n_choices = request.n or 1
             limit = min(request.token_limit or len(words), len(words))
             stops = StopStrings(request.stop or [])
             n_words = 0
             for word in words[:limit]:
                 await asyncio.sleep(self._delay_s if n_words else self._first_delay_s)
-                text = stops.feed(f" {word}" if n_words else word)
+                spoken = f" {word}" if n_words else word
+                text = stops.feed(spoken)
                 n_words += 1
-                yield Delta(text)
+                logprobs = (_certain(spoken, request),) if request.logprobs else ()
+                for index in range(n_choices):
+                    yield Delta(text, index=index, logprobs=logprobs)
                 if stops.stopped:
                     break
             is_whole = stops.stopped or limit == len(words)
-            n_prompt = sum(len((message.content or "").split()) for message in request.messages)
-            yield Delta(
-                stops.flush(), "stop" if is_whole else "length", Usage.of(n_prompt, n_words)
-            )
+            rest = stops.flush()
+            end: FinishReason = "stop" if is_whole else "length"
+            for index in range(n_choices - 1):
+                yield Delta(rest, end, index=index)
+            usage = Usage.of(n_prompt, n_words * n_choices)
+            yield Delta(rest, end, usage, index=n_choices - 1)
         finally:
             self._running -= 1
 
@@ -85,3 +99,31 @@ class EchoEngine:
 
     async def close(self) -> None:
         """Hold nothing, so give nothing back."""
+
+
+def _words(request: ChatRequest, adapter: AdapterRef | None) -> list[str]:
+    """What is said: the last message, or JSON where that is asked for."""
+    form = request.response_format
+    said = request.messages[-1].content or ""
+    if form is not None and form.type != "text":
+        schema = form.json_schema.definition if form.json_schema else {}
+        value = smallest(schema) if form.json_schema else {"said": said}
+        return json.dumps(value).split(" ")
+    return [f"[{adapter.adapter_id if adapter else 'base'}]", *said.split()]
+
+
+def _called(request: ChatRequest) -> ToolCall | None:
+    """The tool that must be called, or else the first, once: its result is answered in words."""
+    tools, choice = request.tools or [], request.tool_choice
+    if not tools or choice == "none" or request.messages[-1].role == "tool":
+        return None
+    wanted = choice.function.name if isinstance(choice, ChosenTool) else tools[0].function.name
+    tool = next(tool.function for tool in tools if tool.function.name == wanted)
+    call_id = hashlib.sha256(request.model_dump_json().encode()).hexdigest()[:24]
+    return ToolCall(f"call_{call_id}", tool.name, json.dumps(smallest(tool.parameters or {}) or {}))
+
+
+def _certain(word: str, request: ChatRequest) -> TokenLogprob:
+    """An echo has no doubt."""
+    only = TokenLogprob(word, word.encode(), 0.0)
+    return TokenLogprob(word, word.encode(), 0.0, (only,) if request.top_logprobs else ())

@@ -42,6 +42,10 @@ class EchoEncoder:
         )
         return unit
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Count words."""
+        return sum(len(text.split()) for text in texts)
+
 
 @dataclass(frozen=True, slots=True)
 class EchoAdapter:

@@ -16,7 +16,7 @@ from t2l_router.engines.slots import SlotBank
 from t2l_router.engines.worker import Job, Worker
 from t2l_router.errors import InvalidRequest, PromptTooLong
 from t2l_router.lora import LoraSpec
-from t2l_router.wire import ChatRequest, Usage
+from t2l_router.wire import ChatRequest, Offer, Usage
 
 _MAX_DIGITS = 10
 _READ_TOGETHER = {False: 1, True: 8}  # on a GPU short prompts are read together
@@ -54,6 +54,8 @@ class LocalEngine:
         spec: The largest adapters it will be given.
         limits: What it takes on.
     """
+
+    offers: frozenset[Offer] = frozenset({"choices", "logprobs"})
 
     def __init__(
         self,

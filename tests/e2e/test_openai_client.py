@@ -1,6 +1,9 @@
 """The openai package is our users' client: what it does with us is what they see."""
 
+from typing import Literal
+
 import openai
+import pydantic
 import pytest
 
 from tests.e2e.conftest import MODEL
@@ -105,6 +108,8 @@ def test_generated_adapter_by_name(client):
         "decision": "explicit",
         "reason": "the request names this adapter",
         "timing_ms": answer.t2l["timing_ms"],
+        "trace": answer.t2l["trace"],
+        "score": None,
     }
     assert answer.model == name
     assert name in [model.id for model in client.models.list()]
@@ -118,7 +123,7 @@ def test_generated_adapter_by_name(client):
         ({"model": "gpt-4o"}, openai.NotFoundError, "model_not_found"),
         ({"model": "t2l:nobody"}, openai.NotFoundError, "adapter_not_found"),
         ({"temperature": 3}, openai.BadRequestError, "invalid_value"),
-        ({"n": 2}, openai.BadRequestError, "invalid_value"),
+        ({"n": 0}, openai.BadRequestError, "invalid_value"),
         (
             {"extra_body": {"t2l_description": ""}},
             openai.BadRequestError,
@@ -142,3 +147,84 @@ def test_unknown_model_page(client):
     """Looking up a model that isn't there is a 404 in OpenAI's shape."""
     with pytest.raises(openai.NotFoundError, match="no model 'a/b'"):
         client.models.retrieve("a/b")
+
+
+def test_choices_and_logprobs(client):
+    """Several choices come side by side, each token with its probability."""
+    answer = client.chat.completions.create(
+        model=MODEL, messages=HELLO, n=2, logprobs=True, top_logprobs=1
+    )
+
+    assert [choice.message.content for choice in answer.choices] == ["[base] hello there"] * 2
+    assert [t.token for t in answer.choices[1].logprobs.content] == ["[base]", " hello", " there"]
+    assert answer.choices[0].logprobs.content[0].top_logprobs[0].logprob == 0
+    assert answer.usage.completion_tokens == 6
+
+
+class Weather(pydantic.BaseModel):
+    """What a forecast says."""
+
+    place: str
+    degrees: int
+    sky: Literal["clear", "cloudy"]
+    hours: list[float] = pydantic.Field(min_length=1)
+
+
+def test_structured_output(client):
+    """`parse` gives an object of the caller's class."""
+    answer = client.chat.completions.parse(model=MODEL, messages=HELLO, response_format=Weather)
+
+    assert answer.choices[0].message.parsed == Weather(place="", degrees=0, sky="clear", hours=[0])
+
+
+def test_tools(client):
+    """A tool is called with arguments that fit, plain and streamed, and its result is answered."""
+    tool = openai.pydantic_function_tool(Weather, name="forecast")
+    plain = client.chat.completions.parse(model=MODEL, messages=HELLO, tools=[tool])
+    with client.chat.completions.stream(model=MODEL, messages=HELLO, tools=[tool]) as stream:
+        streamed = stream.get_final_completion()
+
+    (call,) = plain.choices[0].message.tool_calls
+    assert plain.choices[0].finish_reason == "tool_calls"
+    assert (call.function.name, call.function.parsed_arguments.sky) == ("forecast", "clear")
+    assert streamed.choices[0].message.tool_calls[0].function.arguments == call.function.arguments
+    messages = [
+        *HELLO,
+        plain.choices[0].message.model_dump(exclude={"parsed"}, exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "sunny all day"},
+    ]
+    after = client.chat.completions.create(model=MODEL, messages=messages, tools=[tool])
+    assert after.choices[0].message.content == "[base] sunny all day"
+
+
+def test_embeddings(client):
+    """Vectors are the same in both encodings, of unit length, in the order of the texts."""
+    texts = ["one", "two words"]
+    packed = client.embeddings.create(model=MODEL, input=texts)
+    plain = client.embeddings.create(model=MODEL, input=texts, encoding_format="float")
+    single = client.embeddings.create(model="echo", input="one")
+
+    for one, two in zip(packed.data, plain.data, strict=True):
+        assert one.index == two.index
+        assert one.embedding == pytest.approx(two.embedding, abs=1e-6)
+        assert sum(x * x for x in one.embedding) == pytest.approx(1, abs=1e-5)
+    assert single.data[0].embedding == pytest.approx(packed.data[0].embedding, abs=1e-6)
+    assert plain.usage.prompt_tokens == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input": ""}, "input[0]"),
+        ({"input": []}, "input"),
+        ({"input": [1, 2]}, "input"),
+        ({"dimensions": 3}, "dimensions"),
+        ({"encoding_format": "hex"}, "encoding_format"),
+    ],
+)
+def test_bad_embeddings(client, fields, param):
+    """What can't be embedded is refused by name."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.embeddings.create(**{"model": MODEL, "input": "a"} | fields)
+
+    assert caught.value.param == param

@@ -74,12 +74,13 @@ REFUSED = {
     "moderation": {"model": "x"},
     "functions": [{"name": "f"}],
     "function_call": "auto",
-    "n": 2,
-    "logprobs": True,
-    "top_logprobs": 3,
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "tool_choice": "required",
-    "response_format": {"type": "json_object"},
+}
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+OFFERED = {
+    "n": ({"n": 2}, "choices"),
+    "logprobs": ({"logprobs": True, "top_logprobs": 3}, "logprobs"),
+    "tools": ({"tools": TOOLS, "tool_choice": "required"}, "tools"),
+    "response_format": ({"response_format": {"type": "json_object"}}, "json"),
 }
 NO_NEUTRAL_VALUE = {"audio", "web_search_options", "moderation", "function_call"}
 
@@ -113,6 +114,48 @@ def test_refused_field(field):
 
     assert error.param == field
     assert "not supported" in str(error)
+
+
+@pytest.mark.parametrize("field", OFFERED)
+def test_field_that_needs_the_engine(field):
+    """What not every engine can do is refused by name where it can't."""
+    fields, offer = OFFERED[field]
+    request = wire.parse_chat(body(**fields))
+
+    wire.require_offered(request, lambda: frozenset({offer}))
+    with pytest.raises(InvalidRequest, match="not supported") as caught:
+        wire.require_offered(request, frozenset)
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize("field", ACCEPTED)
+def test_accepted_field_needs_no_offer(field):
+    """Values that ask for nothing need nothing of the engine."""
+    wire.require_offered(wire.parse_chat(body(**{field: ACCEPTED[field]})), frozenset)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        (
+            {
+                "tools": TOOLS,
+                "tool_choice": {"type": "function", "function": {"name": "g"}},
+            },
+            "tool_choice",
+        ),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "text", "json_schema": {"name": "x"}}},
+            "response_format.json_schema",
+        ),
+    ],
+)
+def test_fields_that_contradict_each_other(fields, param):
+    """Fields that make no sense together are refused."""
+    assert fault(body(**fields)).param == param
 
 
 def test_unknown_field():

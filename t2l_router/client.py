@@ -22,6 +22,7 @@ from t2l_router.errors import CallError, CallRefused, ServerTimeout, ServerUnrea
 Body = dict[str, Any]
 
 CHAT = "/chat/completions"
+EXPLAIN = "/t2l/explain"
 MODELS = "/models"
 _CONNECT_S = 5.0
 _PAUSE_S = 0.5
@@ -37,6 +38,9 @@ class Client(Protocol):
     def stream(self, body: Body) -> Generator[Body, None, None]:
         """Answer chunk by chunk."""
 
+    def explain(self, body: Body) -> Body:
+        """Say which adapter would serve a chat request, and why; nothing is made or answered."""
+
     def models(self) -> list[str]:
         """Every value of ``model`` that a request may use, the base model's name first."""
 
@@ -45,6 +49,9 @@ class Client(Protocol):
 
     def astream(self, body: Body) -> AsyncGenerator[Body, None]:
         """Answer chunk by chunk."""
+
+    async def aexplain(self, body: Body) -> Body:
+        """Say which adapter would serve a chat request, and why; nothing is made or answered."""
 
     async def amodels(self) -> list[str]:
         """Every value of ``model`` that a request may use, the base model's name first."""
@@ -95,6 +102,10 @@ class HttpClient:
         """Answer in one piece; see `Client.chat`."""
         return self._call("POST", CHAT, body | {"stream": False})
 
+    def explain(self, body: Body) -> Body:
+        """Say which adapter would serve; see `Client.explain`."""
+        return self._call("POST", EXPLAIN, body)
+
     def models(self) -> list[str]:
         """What a request may name; see `Client.models`."""
         return _ids(self._call("GET", MODELS))
@@ -122,6 +133,10 @@ class HttpClient:
     async def achat(self, body: Body) -> Body:
         """Answer in one piece; see `Client.chat`."""
         return await self._acall("POST", CHAT, body | {"stream": False})
+
+    async def aexplain(self, body: Body) -> Body:
+        """Say which adapter would serve; see `Client.explain`."""
+        return await self._acall("POST", EXPLAIN, body)
 
     async def amodels(self) -> list[str]:
         """What a request may name; see `Client.models`."""

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from t2l_router import wire
 from t2l_router.client import Body, Chunks
+from t2l_router.decision import explanation_of
 from t2l_router.errors import CallRefused, T2LError
 from t2l_router.faults import fault_of
 from t2l_router.reply import Reply
@@ -43,6 +44,10 @@ class InProcessClient:
         """Answer in one piece; see `Client.chat`."""
         return self._run(self._chat(body))
 
+    def explain(self, body: Body) -> Body:
+        """Say which adapter would serve; see `Client.explain`."""
+        return self._run(self._explain(body))
+
     def models(self) -> list[str]:
         """What a request may name; see `Client.models`."""
         return self._run(self._router.models(Caller().tenant))
@@ -59,6 +64,10 @@ class InProcessClient:
     async def achat(self, body: Body) -> Body:
         """Answer in one piece; see `Client.chat`."""
         return await self._arun(self._chat(body))
+
+    async def aexplain(self, body: Body) -> Body:
+        """Say which adapter would serve; see `Client.explain`."""
+        return await self._arun(self._explain(body))
 
     async def amodels(self) -> list[str]:
         """What a request may name; see `Client.models`."""
@@ -102,6 +111,13 @@ class InProcessClient:
         try:
             reply = await self._reply(body | {"stream": False})
             return await reply.whole()
+        except T2LError as error:
+            raise _refused(error) from error
+
+    async def _explain(self, body: Body) -> Body:
+        try:
+            chat = wire.parse_chat(json.dumps(body).encode())
+            return explanation_of(await self._router.explain(chat, Caller()))
         except T2LError as error:
             raise _refused(error) from error
 

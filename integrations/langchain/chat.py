@@ -177,6 +177,19 @@ class ChatT2L(BaseChatModel):
                 async for chunk in chunks:
                     yield chunk_of(chunk)
 
+    # Which adapter
+
+    def explain(self, messages: Sequence[BaseMessage], **kwargs: Any) -> dict[str, Any]:
+        """Say which adapter would answer, and why; nothing is made or answered."""
+        with as_langchain():
+            return self.client.explain(self._whole(self._body(messages, None, kwargs)))
+
+    async def aexplain(self, messages: Sequence[BaseMessage], **kwargs: Any) -> dict[str, Any]:
+        """Say which adapter would answer, and why; nothing is made or answered."""
+        with as_langchain():
+            body = await self._awhole(self._body(messages, None, kwargs))
+            return await self.client.aexplain(body)
+
     # Tools and structured output
 
     def bind_tools(

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def server_url(smollm2, model_cache, tmp_path_factory):  # noqa: ARG001 - the model is pulled
+def server_url(smollm2, model_cache, tmp_path_factory):
     cwd = tmp_path_factory.mktemp("server")
     with serving(cwd=cwd, T2L_CACHE_DIR=str(model_cache)) as program:
         program.wait_ready(120)

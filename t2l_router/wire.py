@@ -273,8 +273,6 @@ def _checked(request: ChatRequest) -> ChatRequest:
     """Refuse what is not built, and fields that contradict each other."""
     for field, neutral in REFUSED.items():
         value = getattr(request, field)
-        if isinstance(value, BaseModel):
-            value = value.model_dump(exclude_unset=True)
         if value is not None and value not in neutral:
             raise InvalidRequest(f"{field} is not supported here; leave it out", param=field)
     if request.top_logprobs and not request.logprobs:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -13,6 +14,8 @@ from t2l_router.engines.decoding import Prompt, Vocabulary
 from t2l_router.engines.kv import KvBank
 from t2l_router.engines.sampling import SamplingParams
 from t2l_router.engines.slots import SlotBank
+from t2l_router.engines.structure import JsonConstraint, Structures
+from t2l_router.engines.tools import ToolReader, call_schema
 from t2l_router.engines.worker import Job, Worker
 from t2l_router.errors import InvalidRequest, PromptTooLong
 from t2l_router.lora import LoraSpec
@@ -77,10 +80,12 @@ class LocalEngine:
             max_length=self._max_context,
             budget_bytes=limits.kv_memory_mib << 20,
         )
+        vocabulary = Vocabulary(model, tokenizer)
+        self._structures = Structures(tokenizer, vocab_size=vocabulary.size, ends=vocabulary.ends)
         self._worker = Worker(
             Batch(model, bank, self._kv, read_together=_READ_TOGETHER[model.device.type == "cuda"]),
             bank,
-            Vocabulary(model, tokenizer),
+            vocabulary,
             max_running=limits.max_running,
             max_waiting=limits.max_waiting,
         )
@@ -98,10 +103,13 @@ class LocalEngine:
             for job in jobs:
                 self._worker.submit(job)
             unfinished = len(jobs)
+            readers = _tool_readers(request)
             while unfinished:
                 piece = await pieces.get()
                 if isinstance(piece, Exception):
                     raise piece
+                if readers:
+                    piece = readers[piece.index].feed(piece)
                 if piece.finish_reason:
                     unfinished -= 1
                 if not unfinished:
@@ -127,16 +135,22 @@ class LocalEngine:
     def _prompts(self, request: ChatRequest) -> list[Prompt]:
         """One prompt a choice; they differ in what they draw, and share the reading."""
         prompt = self._prompt(request)
+        constraint = self._constraint(request)
         prompts = []
         for index in range(request.n or 1):
             seed = prompt.sampling.seed
             sampling = replace(prompt.sampling, seed=None if seed is None else seed + index)
-            prompts.append(replace(prompt, sampling=sampling, index=index))
+            own = constraint and constraint.copy()
+            prompts.append(replace(prompt, sampling=sampling, index=index, constraint=own))
         return prompts
 
     def _prompt(self, request: ChatRequest) -> Prompt:
-        turns = [{"role": turn.role, "content": turn.content or ""} for turn in request.messages]
-        ids = chat_format.render(self._tokenizer, turns)
+        turns = [
+            turn.model_dump(exclude_none=True, include={"role", "tool_calls", "tool_call_id"})
+            | {"content": turn.content or ""}
+            for turn in request.messages
+        ]
+        ids = chat_format.render(self._tokenizer, turns, tools=_tools(request))
         if not ids:
             raise InvalidRequest("the messages are empty", param="messages")
         room = self._max_context - len(ids)
@@ -163,6 +177,15 @@ class LocalEngine:
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         )
 
+    def _constraint(self, request: ChatRequest) -> JsonConstraint | None:
+        if _must_call(request):
+            return self._structures.json(call_schema(_tools(request)), param="tools")
+        form = request.response_format
+        if form is None or form.type == "text":
+            return None
+        schema = form.json_schema.definition if form.json_schema else {"type": "object"}
+        return self._structures.json(schema, param="response_format")
+
     def _sampling(self, request: ChatRequest) -> SamplingParams:
         temperature = request.temperature
         return SamplingParams(
@@ -188,3 +211,26 @@ class LocalEngine:
                     param="logit_bias",
                 )
         return {int(token): bias for token, bias in biases.items()}
+
+
+def _tools(request: ChatRequest) -> list[dict[str, Any]]:
+    """The tools that may be called, in the form that chat templates take."""
+    choice = request.tool_choice
+    if choice == "none":
+        return []
+    return [
+        tool.model_dump(exclude_none=True)
+        for tool in request.tools or ()
+        if isinstance(choice, str | None) or tool.function.name == choice.function.name
+    ]
+
+
+def _must_call(request: ChatRequest) -> bool:
+    return request.tool_choice not in (None, "none", "auto")
+
+
+def _tool_readers(request: ChatRequest) -> list[ToolReader]:
+    """What reads calls off the choices, one each; none if there are no tools."""
+    names = frozenset(tool["function"]["name"] for tool in _tools(request))
+    must_call = _must_call(request)
+    return [ToolReader(must_call=must_call, names=names) for _ in range(request.n or 1) if names]

@@ -49,3 +49,35 @@ def test_template_refuses():
         render(tokenizer, [turn("user", "U")])
 
     assert caught.value.param == "messages"
+
+
+TOOL = {"type": "function", "function": {"name": "clock"}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": '{"a": 1}'}}
+TURNS = [
+    {"role": "user", "content": "U"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "noon", "tool_call_id": "c1"},
+]
+
+
+def test_tools_in_words(tokenizer):
+    """A template that knows no tools has them in its system message, and calls in the text."""
+    text = tokenizer.decode(render(tokenizer, TURNS, tools=[TOOL]))
+
+    assert text.startswith("<system>You may call functions.")
+    assert '{"name": "clock", "arguments": {"a": 1}}\n</tool_call><eos><tool>noon' in text
+    behind = tokenizer.decode(render(tokenizer, [turn("system", "S"), *TURNS], tools=[TOOL]))
+    assert behind.startswith("<system>S\n\nYou may call functions.")
+
+
+def test_tools_in_the_template():
+    """A template that knows tools gets them as they are, with arguments as objects."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{{ tools[0].function.name }}|{% for m in messages %}{{ m.role }}:"
+        "{% if m.tool_calls %}{{ m.tool_calls[0].function.arguments.a }}{% endif %};{% endfor %}"
+    )
+
+    assert tokenizer.decode(render(tokenizer, TURNS, tools=[TOOL])) == (
+        "clock|user:;assistant:1;tool:;"
+    )

@@ -182,6 +182,7 @@ class ChatRequest(Incoming):
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     ignore_eos: bool | None = None
+    cache_salt: str | None = Field(None, max_length=200)
 
     # ours; `describe` judges the description, so that its errors are its own
     t2l_description: Any = None

@@ -175,6 +175,7 @@ class LocalEngine:
             max_tokens=max_tokens,
             ignore_eos=bool(request.ignore_eos),
             logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            salt=request.cache_salt,
         )
 
     def _constraint(self, request: ChatRequest) -> JsonConstraint | None:

@@ -1,0 +1,210 @@
+"""
+Random joins, leaves, cancels and evictions, with a checker beside them.
+
+    python -m tests.bench.soak_engine --minutes 30
+
+A small random model in float32 answers requests of random lengths, adapters and sampling; there are
+more adapters than slots and more requests than rows, a tenth of them go away early, some adapters
+are poisoned. One in *check-one-in* answers is asked again of an engine that runs nothing else and
+holds no earlier turns; the two must be equal. Memory is read every ten seconds.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import random
+import tempfile
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2l_router.engines.base import AdapterRef
+from t2l_router.engines.local import LocalEngine
+from t2l_router.errors import EngineBusy, EngineFailed
+from t2l_router.models import LocalModel, pull
+from t2l_router.wire import ChatRequest
+from tests.bench.report import resident_mib
+from tests.tiny_engine import collect, request, tiny_adapter, tiny_engine
+from tests.tiny_models import save_tiny_gemma, save_tiny_llama
+
+N_ADAPTERS, N_SLOTS, N_ROWS, N_CLIENTS = 12, 4, 6, 10
+POISONED = 3  # the number of the adapter that makes NaN
+TALK = ("hello ", "and then? ", "tell me more ", "x", "12345 ")
+
+
+@dataclass
+class Findings:
+    """What the clients saw."""
+
+    answered: int = 0
+    cancelled: int = 0
+    refused: int = 0
+    poisoned: int = 0
+    checked: int = 0
+    mismatches: list[str] = field(default_factory=list)
+    memory_mib: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Soak:
+    """
+    Two engines over the same weights: one that everybody uses, one for checking.
+
+    Args:
+        busy: Everybody's.
+        quiet: Makes a fresh engine for checking.
+        adapters: Of every request but those of the base model.
+        check_one_in: How often an answer is checked.
+    """
+
+    busy: LocalEngine
+    quiet: LocalEngine
+    adapters: list[AdapterRef]
+    check_one_in: int
+    findings: Findings = field(default_factory=Findings)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def client(self, number: int, until: float) -> None:
+        """Hold conversations until it is time."""
+        dice = random.Random(number)
+        turns: list[dict[str, str]] = []
+        adapter: AdapterRef | None = None
+        while time.monotonic() < until:
+            if not turns or len(turns) > 4 or dice.random() < 0.3:
+                turns = []
+                choice = dice.randrange(N_ADAPTERS + 2)
+                adapter = self.adapters[choice] if choice < N_ADAPTERS else None
+            said = dice.choice(TALK) * dice.choice([1, 1, 3, 10])
+            turns.append({"role": "user", "content": said})
+            asked = request(messages=turns, **draw(dice))
+            text = await self.ask(asked, adapter, dice)
+            if text is None:
+                turns = []
+            else:
+                turns.append({"role": "assistant", "content": text[:40]})
+
+    async def ask(
+        self, asked: ChatRequest, adapter: AdapterRef | None, dice: random.Random
+    ) -> str | None:
+        """One request; its answer, unless it was cut short."""
+        found, text = self.findings, ""
+        leave_after = dice.randrange(1, 6) if dice.random() < 0.1 else None
+        is_poisoned = adapter is self.adapters[POISONED]
+        try:
+            async with aclosing(self.busy.stream_chat(asked, adapter)) as deltas:
+                async for delta in deltas:
+                    text += delta.text
+                    if leave_after is not None and (leave_after := leave_after - 1) == 0:
+                        found.cancelled += 1
+                        return None
+        except EngineBusy:
+            found.refused += 1
+            await asyncio.sleep(0.01)
+            return None
+        except EngineFailed as error:
+            if not is_poisoned:
+                found.mismatches.append(f"failed: {error}")
+            found.poisoned += 1
+            return None
+        if is_poisoned:
+            found.mismatches.append("a poisoned adapter gave an answer")
+        found.answered += 1
+        if dice.randrange(self.check_one_in) == 0:
+            await self.check(asked, adapter, text)
+        return text
+
+    async def check(self, asked: ChatRequest, adapter: AdapterRef | None, text: str) -> None:
+        """Ask again, alone and without earlier turns."""
+        async with self.lock:
+            unshared = asked.model_copy(update={"cache_salt": os.urandom(8).hex()})
+            expected, _ = await collect(self.quiet, unshared, adapter)
+        self.findings.checked += 1
+        if expected != text:
+            name = adapter.adapter_id if adapter else "base"
+            self.findings.mismatches.append(f"{name}: {text!r} should be {expected!r}")
+
+    async def watch(self, until: float, every_s: float) -> None:
+        """Read the memory."""
+        while time.monotonic() < until:
+            await asyncio.sleep(every_s)
+            gc.collect()
+            self.findings.memory_mib.append(resident_mib(os.getpid()))
+
+
+def draw(dice: random.Random) -> dict[str, Any]:
+    """How one request is answered."""
+    fields: dict[str, Any] = {"max_tokens": dice.choice([1, 4, 12, 40])}
+    if dice.random() < 0.3:
+        fields |= {"temperature": 0.8, "seed": dice.randrange(1_000)}
+    if dice.random() < 0.1:
+        fields |= {"stop": ["a", "ZZ"]}
+    if dice.random() < 0.1:
+        fields |= {"presence_penalty": 0.5, "repetition_penalty": 1.1}
+    return fields
+
+
+def tiny_model(kind: str, folder: Path) -> LocalModel:
+    """A random model of a kind, pulled from a directory."""
+    source = folder / kind
+    source.mkdir()
+    {"llama": save_tiny_llama, "gemma": save_tiny_gemma}[kind](source)
+    return pull(str(source), cache_dir=folder / "cache")
+
+
+async def soak(base: LocalModel, *, seconds: float, check_one_in: int) -> Findings:
+    """Run all clients for a while."""
+    busy, spec = tiny_engine(base, slots=N_SLOTS, max_running=N_ROWS, max_waiting=2)
+    # Little memory for keys and values, so that it runs out and earlier turns are dropped.
+    busy._kv.budget_bytes = 3 << 19
+    quiet, _ = tiny_engine(base, slots=1, max_running=1)
+    adapters = [
+        tiny_adapter(spec, number, scale=float("nan") if number == POISONED else 0.3)
+        for number in range(N_ADAPTERS)
+    ]
+    run = Soak(busy, quiet, adapters, check_one_in)
+    until = time.monotonic() + seconds
+    clients = [run.client(number, until) for number in range(N_CLIENTS)]
+    await asyncio.gather(*clients, run.watch(until, min(10.0, seconds / 4)))
+    health = busy.health()
+    if health.running or health.waiting:
+        run.findings.mismatches.append(f"left behind: {health}")
+    await asyncio.gather(busy.close(), quiet.close())
+    return run.findings
+
+
+def main() -> None:
+    """Soak and report; the exit status says whether it was dry."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--check-one-in", type=int, default=20)
+    parser.add_argument("--model", choices=["llama", "gemma"], default="llama")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        base = tiny_model(arguments.model, Path(folder))
+        found = asyncio.run(
+            soak(base, seconds=arguments.minutes * 60, check_one_in=arguments.check_one_in)
+        )
+    print("\n".join(found.mismatches[:10]))
+    memory = found.memory_mib
+    summary = {
+        "minutes": arguments.minutes,
+        "model": arguments.model,
+        **{name: getattr(found, name) for name in ("answered", "cancelled", "refused")},
+        "poisoned": found.poisoned,
+        "checked": found.checked,
+        "mismatches": len(found.mismatches),
+        "memory_mib": [round(memory[len(memory) // 10], 1), round(memory[-1], 1)],
+    }
+    print(json.dumps(summary))
+    raise SystemExit(bool(found.mismatches))
+
+
+if __name__ == "__main__":
+    main()

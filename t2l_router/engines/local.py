@@ -58,7 +58,7 @@ class LocalEngine:
         limits: What it takes on.
     """
 
-    offers: frozenset[Offer] = frozenset({"choices", "logprobs"})
+    offers: frozenset[Offer] = frozenset({"choices", "logprobs", "tools", "json"})
 
     def __init__(
         self,

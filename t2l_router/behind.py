@@ -43,6 +43,7 @@ class Behind:
         self._uses: dict[str, Counter[AdapterId]] = defaultdict(Counter)
         self._n_lost = 0
         self._wake = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._closing = asyncio.Event()
         self._writing = asyncio.Lock()
         self._loop: asyncio.Task[None] | None = None
@@ -52,6 +53,8 @@ class Behind:
         """Remember what a conversation holds; None forgets it."""
         self._sessions.pop(key, None)
         self._sessions[key] = row
+        # The next turn may come to another router, and a tool's result comes at once.
+        self._urgent.set()
         self._stir()
 
     def decision(self, entry: DecisionEntry) -> None:
@@ -92,6 +95,7 @@ class Behind:
         """Write what waits, and stop."""
         self._closing.set()
         self._wake.set()
+        self._urgent.set()
         if self._loop is not None:
             await self._loop
         with contextlib.suppress(LibraryUnavailable):
@@ -105,18 +109,17 @@ class Behind:
     async def _run(self) -> None:
         while not self._closing.is_set():
             await self._wake.wait()
-            await self._pause(_GATHER_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._urgent.wait(), _GATHER_S)
             self._wake.clear()
+            self._urgent.clear()
             try:
                 await self.flush()
                 await self._sweep()
             except LibraryUnavailable:
                 self._wake.set()
-                await self._pause(_RETRY_S)
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), _RETRY_S)
 
     async def _sweep(self) -> None:
         if time.monotonic() - self._swept_at < _SWEEP_EVERY_S:

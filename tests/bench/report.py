@@ -36,7 +36,13 @@ def resident_mib(process_id: int) -> float:
 
 
 def publish(
-    name: str, metrics: dict[str, Any], *, began: float, out: Path | None, **setup: Any
+    name: str,
+    metrics: dict[str, Any],
+    *,
+    began: float,
+    out: Path | None,
+    module: str | None = None,
+    **setup: Any,
 ) -> None:
     """
     Print a table, then one line of JSON; the same goes to *out*, if given.
@@ -46,6 +52,7 @@ def publish(
         metrics: What `spread` gave, or single numbers.
         began: `time.perf_counter` at the start.
         out: Directory of results.
+        module: Of the benchmark, if it isn't ``bench_`` and its name.
         setup: What else the figures depend on.
     """
     for key, value in metrics.items():
@@ -55,7 +62,7 @@ def publish(
             print(f"{key:<34}{value:>10.2f}")
     document = {
         "run": {
-            "command": f"python -m tests.bench.bench_{name}",
+            "command": f"python -m tests.bench.{module or f'bench_{name}'}",
             "commit": _git("rev-parse", "--short", "HEAD"),
             "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

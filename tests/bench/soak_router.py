@@ -1,0 +1,208 @@
+"""
+Two routers over one library under mixed traffic for a long time: does anything leak?
+
+8 tenants, 500 tasks each, conversations by name and by history whose topics shift, clients that
+leave, foreign sessions, named adapters. Checked at the end: no answer by another tenant's adapter,
+no lease left, and memory that has stopped growing.
+
+``nice python -m tests.bench.soak_router --minutes 30``
+"""
+
+import argparse
+import asyncio
+import random
+import statistics
+import tempfile
+import time
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapters_store.errors import NotFound
+from t2l_router.engines.echo import EchoEngine
+from t2l_router.errors import T2LError
+from t2l_router.router import Caller, Router
+from tests.bench.report import publish, resident_mib
+from tests.routers import echo_router, open_store, request
+
+TENANTS = 8
+TASKS = 500
+WORKERS = 16
+SAMPLE_S = 10.0
+
+
+@dataclass
+class Soak:
+    """What has happened so far."""
+
+    routers: list[Router]
+    until: float
+    pause_s: float
+    kinds: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    owners: dict[str, str] = field(default_factory=dict)
+    crossed: int = 0
+    lost: int = 0
+    left: int = 0
+    resident: list[float] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+
+    async def worker(self, seed: int) -> None:
+        """Hold conversations until the end."""
+        dice = random.Random(seed)
+        while time.monotonic() < self.until:
+            await self.conversation(dice)
+
+    async def conversation(self, dice: random.Random) -> None:
+        """Some turns of one tenant; the topic may shift."""
+        tenant = f"tenant-{dice.randrange(TENANTS)}"
+        name = f"chat-{dice.randrange(10**9)}" if dice.random() < 0.5 else None
+        task = _task(dice, tenant)
+        history: list[dict[str, str]] = []
+        held: str | None = None
+        for turn in range(dice.randint(2, 8)):
+            shifts = turn > 0 and dice.random() < 0.15
+            if shifts:
+                task = _task(dice, tenant)
+            describes = turn == 0 or shifts or dice.random() < 0.3
+            fields: dict[str, Any] = {"t2l_description": task} if describes else {}
+            if held and dice.random() < 0.05:
+                fields = {"t2l_adapter": held}
+            if name:
+                fields["t2l_session"] = name
+            history.append({"role": "user", "content": f"line {turn} {dice.random()}"})
+            found = await self.ask(dice, tenant, history, fields)
+            if found is None:
+                return
+            kind, used, text = found
+            if held and used is None:
+                self.lost += 1
+            held = used
+            history.append({"role": "assistant", "content": text})
+            if name and dice.random() < 0.05:
+                await self.intrude(dice, tenant, name)
+            await asyncio.sleep(self.pause_s * dice.random() * 2)
+
+    async def ask(
+        self, dice: random.Random, tenant: str, messages: list[dict[str, str]], fields: Any
+    ) -> tuple[str, str | None, str] | None:
+        """One request at one of the routers; None if it failed or the client left."""
+        start = time.perf_counter()
+        chat = request(messages=messages, **fields)
+        try:
+            answer = await dice.choice(self.routers).chat(chat, Caller(tenant))
+        except T2LError as error:
+            self.errors[type(error).__name__] += 1
+            return None
+        decision = answer.decision
+        self.kinds[decision.kind] += 1
+        used = decision.adapter.adapter_id if decision.adapter else None
+        if used is not None and self.owners.setdefault(used, tenant) != tenant:
+            self.crossed += 1
+        leaves = dice.random() < 0.03
+        texts = []
+        async with aclosing(answer.deltas) as deltas:
+            async for delta in deltas:
+                texts.append(delta.text)
+                if leaves:
+                    self.left += 1
+                    return None
+        self.latencies_ms.append((time.perf_counter() - start) * 1_000)
+        return decision.kind, used, "".join(texts)
+
+    async def intrude(self, dice: random.Random, tenant: str, name: str) -> None:
+        """Another tenant uses the same session's name; it must find nothing."""
+        other = f"tenant-{(int(tenant[-1]) + 1) % TENANTS}"
+        turn = [{"role": "user", "content": "whose is this?"}]
+        found = await self.ask(dice, other, turn, {"t2l_session": name})
+        if found is not None and found[0] != "base":
+            self.crossed += 1
+
+    async def sample(self) -> None:
+        """Note the memory in use."""
+        while time.monotonic() < self.until:
+            self.resident.append(resident_mib(_own_id()))
+            await asyncio.sleep(SAMPLE_S)
+
+
+def _own_id() -> int:
+    return int(Path("/proc/self").resolve().name)
+
+
+def _task(dice: random.Random, tenant: str) -> str:
+    # Popular tasks come often, rare ones seldom. The tenant's name makes its adapters its own.
+    number = min(int(dice.paretovariate(0.6)) - 1, TASKS - 1)
+    return f"Task {number} of {tenant}: rewrite each line in style {number * 7919 % 1000}"
+
+
+async def soak(directory: Path, minutes: float, pause_s: float) -> dict[str, Any]:
+    """Run, close, and look at what is left."""
+    routers = [
+        echo_router(
+            directory,
+            engine=EchoEngine(),
+            adapter_memory_mib=1,
+            generations_per_hour=100_000,
+            max_decisions=20_000,
+            max_sessions=5_000,
+        )
+        for _ in range(2)
+    ]
+    soaking = Soak(routers, time.monotonic() + minutes * 60, pause_s)
+    workers = [soaking.worker(seed) for seed in range(WORKERS)]
+    await asyncio.gather(*workers, soaking.sample())
+    for router in routers:
+        await router.close()
+    foreign = 0
+    with open_store(directory) as store:
+        for adapter_id, tenant in soaking.owners.items():
+            try:
+                store.get(adapter_id, tenant=tenant)
+            except NotFound:
+                foreign += 1
+        with store.ledger.read() as connection:
+            rows = {
+                table: connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
+                for table in ("leases", "sessions", "decisions", "adapters", "descriptions")
+            }
+    # Every task is known after a while; from then on memory must not grow.
+    half = len(soaking.resident) // 2
+    quarter = max(1, len(soaking.resident) // 4)
+    middle = statistics.mean(soaking.resident[half : half + quarter])
+    end = statistics.mean(soaking.resident[-quarter:])
+    ordered = sorted(soaking.latencies_ms)
+    return {
+        "minutes": minutes,
+        "requests": sum(soaking.kinds.values()),
+        **{f"decided_{kind}": count for kind, count in sorted(soaking.kinds.items())},
+        **{f"error_{kind}": count for kind, count in sorted(soaking.errors.items())},
+        "clients_left": soaking.left,
+        "cross_tenant": soaking.crossed,
+        "turns_that_lost_their_adapter": soaking.lost,
+        "adapters_not_in_the_library": foreign,
+        **{f"rows_{table}": count for table, count in rows.items()},
+        "resident_start_mib": round(soaking.resident[0], 1),
+        "resident_third_quarter_mib": round(middle, 1),
+        "resident_last_quarter_mib": round(end, 1),
+        "latency_p50_ms": round(ordered[len(ordered) // 2], 3),
+        "latency_p99_ms": round(ordered[int(len(ordered) * 0.99)], 3),
+    }
+
+
+def main() -> None:
+    """Soak and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--pause", type=float, default=0.3, help="mean seconds between turns")
+    parser.add_argument("--out", type=Path, help="directory for the JSON document")
+    arguments = parser.parse_args()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as directory:
+        metrics = asyncio.run(soak(Path(directory), arguments.minutes, arguments.pause))
+    publish("soak", metrics, began=began, out=arguments.out, module="soak_router")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store import AdapterFiles, AdapterRecord, AdapterStore, Hit, Lineage, Task
-from adapters_store.calibrations import Calibration
+from adapters_store.calibrations import EVERYBODY, Calibration
 from adapters_store.errors import AdapterNotFound, QuotaExceeded
 from adapters_store.identity import AdapterId
 from adapters_store.names import SHARED, text_hash
@@ -106,7 +106,7 @@ class Library:
             lambda store: store.calibrations.get(encoder, hypernet_id, tenant=tenant)
         )
         thresholds = (
-            policy.thresholds_for(encoder, hypernet_id) if stored is None else _thresholds(stored)
+            policy.thresholds_for(encoder, hypernet_id) if stored is None else thresholds_of(stored)
         )
         if len(self._thresholds) >= 10_000:  # noqa: PLR2004 - tenants; any bound will do
             self._thresholds.clear()
@@ -247,7 +247,9 @@ def _lease_name(tenant: str, text: str, identity: Identity) -> str:
     return f"generate:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
 
-def _thresholds(stored: Calibration) -> Thresholds:
+def thresholds_of(stored: Calibration) -> Thresholds:
+    """Stored thresholds as the policy takes them."""
+
     def least(value: float | None) -> float:
         return math.inf if value is None else value
 
@@ -258,6 +260,31 @@ def _thresholds(stored: Calibration) -> Thresholds:
         max_distance=stored.max_distance,
         encoder=stored.encoder,
         hypernet_id=stored.hypernet_id,
+    )
+
+
+def calibration_of(thresholds: Thresholds, *, tenant: str | None, source: str) -> Calibration:
+    """
+    Thresholds as they are stored.
+
+    Args:
+        thresholds: With the encoder and hypernetwork they were measured for.
+        tenant: For whom; None for everybody.
+        source: How they were measured, for people.
+    """
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    return Calibration(
+        encoder=thresholds.encoder,
+        hypernet_id=thresholds.hypernet_id,
+        score=finite(thresholds.score),
+        margin=finite(thresholds.margin),
+        verify_score=finite(thresholds.verify_score),
+        max_distance=thresholds.max_distance,
+        source=source,
+        tenant=tenant or EVERYBODY,
     )
 
 

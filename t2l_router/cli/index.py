@@ -7,12 +7,15 @@ from pathlib import Path
 import click
 
 from adapters_store import AdapterStore
+from adapters_store.names import DEFAULT_TENANT
 from adapters_store.reembed import Migration
 from t2l_router.cli.adapters.options import library_option
 from t2l_router.cli.loading import loading
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Column, Output, output_option
 from t2l_router.config import Settings
+from t2l_router.library import calibration_of, thresholds_of
+from t2l_router.policy import UNCALIBRATED, thresholds_for
 from t2l_router.storage import load_encoder, open_library, operator
 
 
@@ -70,7 +73,9 @@ def migrate() -> None:
 @click.option("--target", default=0.02, show_default=True, type=click.FloatRange(0.001, 0.5))
 @click.option("--loss-tasks", default=50, show_default=True, type=click.IntRange(20))
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw a PNG.")
-@settings_options("encoder", "hypernet")
+@click.option("--tenant", "-t", help="Use the thresholds for this tenant only.")
+@click.option("--dry-run", is_flag=True, help="Print the thresholds; don't store them.")
+@settings_options("data_dir", "encoder", "hypernet")
 @output_option
 def calibrate(
     *,
@@ -78,13 +83,16 @@ def calibrate(
     target: float,
     loss_tasks: int,
     plot: Path | None,
+    tenant: str | None,
+    dry_run: bool,
     settings: Settings,
     out: Output,
 ) -> None:
     """
-    Measure from where on adapters may be reused; takes minutes.
+    Measure from where on adapters may be reused, and have servers go by it; takes minutes.
 
-    --target is the largest 95 % bound of the share of wrong reuses. --format json prints all.
+    --target is the largest 95 % bound of the share of wrong reuses. --format json prints all. The
+    thresholds hold for this encoder and hypernetwork; servers see them within a minute.
     """
     # Lazy: only this command needs the training code.
     from training import calibrate as calibration  # noqa: PLC0415
@@ -101,6 +109,11 @@ def calibrate(
     )
     if plot:
         reuse_report.plot(outcome, plot, target=target)
+    if not dry_run:
+        source = f"t2l index calibrate --corpus {corpus.name} --target {target:g}"
+        with open_library(settings, actor=operator()) as store:
+            store.calibrations.set(calibration_of(outcome.thresholds, tenant=tenant, source=source))
+        out.note("Stored; running servers use them within a minute.")
     if out.style == "json":
         out.json(document)
         return
@@ -120,6 +133,24 @@ def calibrate(
     out.record(dataclasses.asdict(outcome.thresholds))
     if math.isinf(outcome.thresholds.score):
         out.warn(reuse_report.refusal(target))
+
+
+@command.command()
+@click.option("--tenant", "-t", default=DEFAULT_TENANT, show_default=True, help="For whom.")
+@settings_options("data_dir", "hypernet")
+@output_option
+def thresholds(*, settings: Settings, out: Output, tenant: str) -> None:
+    """Show the thresholds that servers go by, and where they come from."""
+    # Lazy: reads a checkpoint, which takes torch.
+    from t2l_router import checkpoint  # noqa: PLC0415
+
+    encoder = checkpoint.from_pretrained(settings.hypernet).config.encoder_fingerprint
+    hypernet_id = checkpoint.hypernet_id(settings.hypernet)
+    with open_library(settings, actor=operator()) as store:
+        stored = store.calibrations.get(encoder, hypernet_id, tenant=tenant)
+    used = thresholds_for(encoder, hypernet_id) if stored is None else thresholds_of(stored)
+    shipped = "measured and shipped with t2l" if used != UNCALIBRATED else "nothing was measured"
+    out.record({"source": stored.source if stored else shipped, **dataclasses.asdict(used)})
 
 
 _encoder_options = settings_options("data_dir", "encoder", "device")

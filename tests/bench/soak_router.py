@@ -76,7 +76,7 @@ class Soak:
             found = await self.ask(dice, tenant, history, fields)
             if found is None:
                 return
-            kind, used, text = found
+            _, used, text = found
             if held and used is None:
                 self.lost += 1
             held = used

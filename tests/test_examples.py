@@ -86,7 +86,14 @@ def test_open_webui_filter(tmp_path):
         ours.valves.description = ""
         second = ours.inlet(dict(chat), {"chat_id": "c1"}, {})
         held = httpx.post(path, json=second, timeout=30).json()
+        # Without the filter, Open WebUI's own header names the chat, and its own prompts.
+        header = {"X-OpenWebUI-Chat-Id": "c1"}
+        named = httpx.post(path, json=chat, headers=header, timeout=30).json()
+        header["X-OpenWebUI-Task"] = "title_generation"
+        title = httpx.post(path, json=chat, headers=header, timeout=30).json()
 
+    assert named["t2l"]["adapter"] == made["t2l"]["adapter"]
+    assert title["t2l"]["decision"] == "base"
     assert (made["t2l"]["decision"], held["t2l"]["decision"]) == ("generated", "sticky")
     assert held["t2l"]["adapter"] == made["t2l"]["adapter"]
 

@@ -42,7 +42,7 @@ class EchoEngine:
     offers: frozenset[Offer] = frozenset({"choices", "logprobs", "tools", "json"})
 
     def __init__(
-        self, *, first_delay_s: float = 0.0, delay_s: float = 0.0, max_running: int = 1_000
+        self, *, first_delay_s: float = 0.0, delay_s: float = 0.0, max_running: int = 10_000
     ) -> None:
         self._first_delay_s = first_delay_s
         self._delay_s = delay_s

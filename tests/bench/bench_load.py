@@ -1,0 +1,193 @@
+"""
+The server under load, beside bare FastAPI doing the same: streams, memory, slow readers.
+
+    python -m tests.bench.bench_load --out tests/bench/results
+
+Both answer with the echo's words and no model, so that what is measured is the way through HTTP.
+The client is a process of its own with a bare socket reader: it must not be the slow part.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tests.bench.bench_server import MESSAGES, bare, workplace
+from tests.bench.report import publish, resident_mib, spread
+from tests.e2e.program import serving
+
+END = b"data: [DONE]\n\n"
+IDLE_STREAMS = 2_000
+SLOW_READERS = 100
+
+
+def request_bytes(**fields: Any) -> bytes:
+    """A streamed chat request as it goes over the wire."""
+    body = json.dumps({"model": "echo", "messages": MESSAGES, "stream": True} | fields).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+    return (
+        f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+
+
+async def worker(address: tuple[str, int], until: float, times_ms: list[float]) -> None:
+    """Ask again and again on one connection."""
+    reader, writer = await asyncio.open_connection(*address)
+    request = request_bytes()
+    try:
+        while time.perf_counter() < until:
+            start = time.perf_counter()
+            writer.write(request)
+            # The last chunk of the chunked encoding ends the answer.
+            answer = await reader.readuntil(b"\r\n0\r\n\r\n")
+            assert END in answer, answer[-500:]
+            times_ms.append((time.perf_counter() - start) * 1_000)
+    finally:
+        writer.close()
+
+
+def load(address: tuple[str, int], streams: int, seconds: float) -> dict[str, Any]:
+    """Requests a second and their milliseconds with so many open streams at all times."""
+
+    async def run() -> dict[str, Any]:
+        times_ms: list[float] = []
+        start = time.perf_counter()
+        workers = (worker(address, start + seconds, times_ms) for _ in range(streams))
+        await asyncio.gather(*workers)
+        took = time.perf_counter() - start
+        ordered = sorted(times_ms)
+        return {
+            "requests_per_s": round(len(ordered) / took, 1),
+            "p50_ms": round(ordered[len(ordered) // 2], 2),
+            "p99_ms": round(ordered[int(len(ordered) * 0.99)], 2),
+            "n": len(ordered),
+        }
+
+    return asyncio.run(run())
+
+
+def _load(given: tuple[tuple[str, int], int, float]) -> dict[str, Any]:
+    return load(*given)
+
+
+def measure(url: str, streams: int, seconds: float) -> dict[str, Any]:
+    """`load` in a process of its own, after a warm-up."""
+    parts = urlsplit(url)
+    address = (parts.hostname or "", parts.port or 0)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        pool.map(_load, [(address, min(streams, 16), 0.5)])
+        (found,) = pool.map(_load, [(address, streams, seconds)])
+    return found
+
+
+async def hold(address: tuple[str, int], n: int) -> list[asyncio.StreamWriter]:
+    """Open so many streams and read nothing but their first bytes."""
+    held = []
+    request = request_bytes()
+    for _ in range(n):
+        reader, writer = await asyncio.open_connection(*address, limit=1_024)
+        writer.write(request)
+        await reader.readuntil(b'"role"')
+        held.append(writer)
+    return held
+
+
+def measure_idle(seconds: float) -> dict[str, Any]:
+    """MiB of a server that holds streams in which nothing happens."""
+    with workplace() as cwd, echo_server(cwd, T2L_ECHO_DELAY_S="3600") as program:
+        parts = urlsplit(program.url)
+        before = resident_mib(program.process.pid)
+
+        async def run() -> float:
+            held = await hold((parts.hostname or "", parts.port or 0), IDLE_STREAMS)
+            await asyncio.sleep(seconds)
+            found = resident_mib(program.process.pid)
+            for writer in held:
+                writer.close()
+            return found
+
+        during = asyncio.run(run())
+    return {
+        "idle_streams": IDLE_STREAMS,
+        "resident_without_streams_mib": round(before, 1),
+        "resident_with_idle_streams_mib": round(during, 1),
+    }
+
+
+def measure_slow_readers(url: str, seconds: float) -> dict[str, Any]:
+    """Milliseconds of a client beside others that ask for much and read nothing."""
+    parts = urlsplit(url)
+    address = (parts.hostname or "", parts.port or 0)
+    alone = measure(url, 1, seconds)
+
+    async def beside() -> dict[str, Any]:
+        words = [{"role": "user", "content": "word " * 20_000}]
+        held = []
+        for _ in range(SLOW_READERS):
+            _, writer = await asyncio.open_connection(*address, limit=1_024)
+            writer.write(request_bytes(messages=words))
+            held.append(writer)
+        await asyncio.sleep(3)  # until the server's and the sockets' buffers are full
+        found = await asyncio.to_thread(measure, url, 1, seconds)
+        for writer in held:
+            writer.close()
+        return found
+
+    found = {"alone": alone, "beside_slow_readers": asyncio.run(beside())}
+    figures = {
+        f"{name}_{key}": run[key] for name, run in found.items() for key in ("p50_ms", "p99_ms")
+    }
+    return figures | {"slow_readers": SLOW_READERS}
+
+
+@contextmanager
+def echo_server(cwd: Path, **settings: str) -> Iterator[Any]:
+    """``t2l serve`` over the echo engine, ready."""
+    variables = {"T2L_LOG_LEVEL": "warning"} | settings
+    with serving("--engine", "echo", cwd=cwd, **variables) as program:
+        program.wait_ready(60)
+        yield program
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="t2l and FastAPI take turns")
+    parser.add_argument("--out", type=Path, help="directory for the JSON document")
+    arguments = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    began = time.perf_counter()
+    metrics: dict[str, Any] = {}
+    with workplace() as cwd, echo_server(cwd) as ours, bare() as theirs:
+        for streams in (1, 64, 512):
+            pairs = [
+                (
+                    measure(ours.url, streams, arguments.seconds),
+                    measure(theirs, streams, arguments.seconds),
+                )
+                for _ in range(arguments.rounds)
+            ]
+            for what in ("requests_per_s", "p99_ms"):
+                for name, runs in zip(("t2l", "fastapi"), zip(*pairs, strict=True), strict=True):
+                    found = [run[what] for run in runs]
+                    metrics[f"{name}_{streams}_streams_{what}"] = spread(found)
+            ratios = [one["requests_per_s"] / two["requests_per_s"] for one, two in pairs]
+            metrics[f"ratio_{streams}_streams"] = spread(ratios)
+        metrics |= measure_slow_readers(ours.url, arguments.seconds)
+        metrics["resident_after_mib"] = round(resident_mib(ours.process.pid), 1)
+    metrics |= measure_idle(2.0)
+    publish("load", metrics, began=began, out=arguments.out)
+
+
+if __name__ == "__main__":
+    main()

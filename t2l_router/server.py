@@ -65,7 +65,6 @@ def create_app(
         "/v1/chat/completions",
         api.chat,
         methods=["POST"],
-        dependencies=[Depends(gate.chat)],
         openapi_extra=_body_of(wire.ChatRequest),
         responses={200: {"model": wire.ChatCompletion}},
     )
@@ -73,14 +72,12 @@ def create_app(
         "/v1/completions",
         api.complete,
         methods=["POST"],
-        dependencies=[Depends(gate.chat)],
         openapi_extra=_body_of(completions.CompletionRequest),
     )
     app.add_api_route(
         "/v1/embeddings",
         api.embed,
         methods=["POST"],
-        dependencies=[Depends(gate.chat)],
         openapi_extra=_body_of(embeddings.EmbeddingRequest),
     )
     app.add_api_route(
@@ -119,7 +116,11 @@ def _shown(metrics: Metrics) -> Callable[[], Awaitable[Response]]:
 def _body_of(model: type[wire.Incoming]) -> dict[str, Any]:
     """The OpenAPI of a body that the route reads itself."""
     content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"requestBody": {"required": True, "content": content}}
+    # The route passes the gate itself: as FastAPI's dependency that takes a fifth of its time.
+    return {
+        "requestBody": {"required": True, "content": content},
+        "security": [{"HTTPBearer": []}],
+    }
 
 
 class Api:
@@ -144,11 +145,13 @@ class Api:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation, in one piece or streamed."""
+        await self._gate.chat(request)
         chat = wire.parse_chat(await _json(request), strict=self._strict)
         return await _unless_gone(request, self._answer(chat, request, ChatWording))
 
     async def complete(self, request: Request) -> Response:
         """Answer prompts in OpenAI's older format."""
+        await self._gate.chat(request)
         chats = completions.parse(await _json(request)).chats()
         if len(chats) == 1:
             return await _unless_gone(request, self._answer(chats[0], request, TextWording))
@@ -156,6 +159,7 @@ class Api:
 
     async def embed(self, request: Request) -> Response:
         """Embed texts with the encoder of task descriptions."""
+        await self._gate.chat(request)
         asked = wire.parse(await _json(request), embeddings.EmbeddingRequest)
         router = self._readiness.router
         served = router.model

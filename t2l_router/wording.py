@@ -6,10 +6,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Any, Protocol
 
 from t2l_router import wire
 from t2l_router.engines.base import Delta, TokenLogprob, ToolCall
+
+# `json.dumps` would make an encoder at each call.
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(slots=True)
@@ -92,8 +96,7 @@ class ChatWording:
         elif delta.text:
             # Nearly every chunk is of this kind and differs in its text alone.
             head, tail = self._text_frame
-            text = json.dumps(delta.text, ensure_ascii=False).encode(errors="replace")
-            events.append(head + text + tail)
+            events.append(head + encode_basestring(delta.text).encode(errors="replace") + tail)
         if delta.tool_calls:
             calls = [{"index": i, **tool_call(call)} for i, call in enumerate(delta.tool_calls)]
             events.append(self._event([self._part(delta.index, {"tool_calls": calls})]))
@@ -156,7 +159,7 @@ class ChatWording:
         if self._wants_usage:
             extra.setdefault("usage", None)
         chunk = {**self.common, "object": self.chunk_kind, "choices": choices, **extra}
-        return wire.sse(json.dumps(chunk, ensure_ascii=False, separators=(",", ":")))
+        return wire.sse(_compact(chunk))
 
 
 class TextWording(ChatWording):

@@ -68,7 +68,8 @@ class EchoEngine:
             stops = StopStrings(request.stop or [])
             n_words = 0
             for word in words[:limit]:
-                await asyncio.sleep(self._delay_s if n_words else self._first_delay_s)
+                if delay_s := self._delay_s if n_words else self._first_delay_s:
+                    await asyncio.sleep(delay_s)
                 spoken = f" {word}" if n_words else word
                 text = stops.feed(spoken)
                 n_words += 1

@@ -11,7 +11,9 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import resource
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,7 +124,7 @@ def measure_idle(seconds: float) -> dict[str, Any]:
     }
 
 
-def measure_slow_readers(url: str, seconds: float) -> dict[str, Any]:
+def measure_slow_readers(url: str, pid: int, seconds: float) -> dict[str, Any]:
     """Milliseconds of a client beside others that ask for much and read nothing."""
     parts = urlsplit(url)
     address = (parts.hostname or "", parts.port or 0)
@@ -132,10 +134,13 @@ def measure_slow_readers(url: str, seconds: float) -> dict[str, Any]:
         words = [{"role": "user", "content": "word " * 20_000}]
         held = []
         for _ in range(SLOW_READERS):
-            _, writer = await asyncio.open_connection(*address, limit=1_024)
+            small = socket.socket()
+            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            small.connect(address)
+            _, writer = await asyncio.open_connection(sock=small, limit=1_024)
             writer.write(request_bytes(messages=words))
             held.append(writer)
-        await asyncio.sleep(3)  # until the server's and the sockets' buffers are full
+        await asyncio.to_thread(wait_idle, pid)  # until the buffers are full and nothing moves
         found = await asyncio.to_thread(measure, url, 1, seconds)
         for writer in held:
             writer.close()
@@ -146,6 +151,21 @@ def measure_slow_readers(url: str, seconds: float) -> dict[str, Any]:
         f"{name}_{key}": run[key] for name, run in found.items() for key in ("p50_ms", "p99_ms")
     }
     return figures | {"slow_readers": SLOW_READERS}
+
+
+def wait_idle(pid: int) -> None:
+    """Wait until a process does next to nothing for a second."""
+    while True:
+        before = cpu_s(pid)
+        time.sleep(1)
+        if cpu_s(pid) - before < 0.1:
+            return
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -183,7 +203,7 @@ def main() -> None:
                     metrics[f"{name}_{streams}_streams_{what}"] = spread(found)
             ratios = [one["requests_per_s"] / two["requests_per_s"] for one, two in pairs]
             metrics[f"ratio_{streams}_streams"] = spread(ratios)
-        metrics |= measure_slow_readers(ours.url, arguments.seconds)
+        metrics |= measure_slow_readers(ours.url, ours.process.pid, arguments.seconds)
         metrics["resident_after_mib"] = round(resident_mib(ours.process.pid), 1)
     metrics |= measure_idle(2.0)
     publish("load", metrics, began=began, out=arguments.out)

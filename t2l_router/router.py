@@ -61,10 +61,12 @@ class Options:
     Args:
         shadow: Decide and log, but let the base model answer.
         log_text: Log task descriptions, not only their hashes.
+        publish_first: The engine takes adapters from the library, so they must be there first.
     """
 
     shadow: bool = False
     log_text: bool = False
+    publish_first: bool = False
 
 
 class Router:
@@ -206,6 +208,8 @@ class Router:
         decision = choice.decision
         if decision.adapter is not None:
             try:
+                if self._options.publish_first and choice.kept is not None:
+                    await asyncio.wait([choice.kept], timeout=_KEEP_WITHIN_S)
                 await self._load(decision.adapter, timing_ms)
             except (AdapterError, EngineError) as error:
                 choice = self._chooser.fallback(error, decision.task, required=request.t2l_required)

@@ -35,6 +35,18 @@ def interval(
     return float(low), float(high)
 
 
+def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> str:
+    """Give a ratio of means over tasks in per cent, with its 95 % bootstrap interval."""
+    if whole.mean() <= 0:
+        return "no share (nothing to have a share of)"
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(part), size=(10_000, len(part)))
+    sums = whole[rows].mean(1)
+    sums[sums <= 0] = np.nan
+    low, high = np.nanquantile(part[rows].mean(1) / sums, [0.025, 0.975])
+    return f"{100 * part.mean() / whole.mean():.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
 def compare(metrics: dict[str, Any], system: str, against: Sequence[str]) -> list[dict[str, Any]]:
     """
     Compare one system with others on the tasks of one evaluation.

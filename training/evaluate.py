@@ -83,6 +83,15 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def command_line(module: str, args: argparse.Namespace) -> str:
+    """Give the command that was run, with CORPUS for the corpus and bare names for other paths."""
+    words = [
+        "CORPUS" if word == str(args.corpus) else Path(word).name if word.startswith("/") else word
+        for word in args.argv
+    ]
+    return shlex.join(["python", "-m", module, *words])
+
+
 def _run_facts(args: argparse.Namespace, seconds: float) -> dict[str, object]:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],  # noqa: S607 - whatever git the user has
@@ -92,7 +101,7 @@ def _run_facts(args: argparse.Namespace, seconds: float) -> dict[str, object]:
         cwd=Path(__file__).parent,
     ).stdout.strip()
     return {
-        "command": shlex.join(["python", "-m", "training.evaluate", *args.argv]),
+        "command": command_line("training.evaluate", args),
         "commit": commit,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
@@ -113,6 +122,7 @@ def _setup_facts(
         "descriptions": args.descriptions,
         "seed": args.seed,
         "max_new_tokens": args.max_new_tokens,
+        "label": args.label,
     }
 
 
@@ -139,6 +149,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=int, default=20, help="examples a task")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--label", default="", help="kept with the results, e.g. tasks=64")
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--base", default="", help="directory or name; default: the checkpoint's")
     parser.add_argument("--encoder", default="", help="name, or a file of stored embeddings")

@@ -6,7 +6,6 @@ task, picked by one-hot task embeddings. Every adapter trains as if it were alon
 examples in a step keep still, and clipping, moments and bias correction are each row's own.
 """
 
-import dataclasses
 import math
 
 import numpy as np
@@ -18,18 +17,6 @@ from t2l_router.lora import LoraSpec
 from training.data import Batch, Pack
 from training.oracle_file import Oracles
 from training.trainer import Recipe, Trainer
-
-
-def one_hot(pack: Pack) -> Pack:
-    """Give the same examples with one-hot task embeddings instead of descriptions."""
-    n_tasks = len(pack.facts["tasks"])
-    return dataclasses.replace(
-        pack,
-        embeddings=np.eye(n_tasks, dtype=np.float32),
-        embedding_tasks=np.arange(n_tasks, dtype=np.int32),
-        terse=np.zeros(n_tasks, np.int8),
-        facts={**pack.facts, "encoder": "one-hot", "encoder_fingerprint": f"one-hot-{n_tasks}"},
-    )
 
 
 class TaskAdapters(nn.Module):
@@ -142,7 +129,7 @@ def _over(values: Tensor, p: Tensor) -> Tensor:
 
 
 class OracleTrainer(Trainer):
-    """A `Trainer` of `TaskAdapters` on a `one_hot` pack."""
+    """A `Trainer` of `TaskAdapters` on a one-hot pack."""
 
     def _new_optimiser(self, recipe: Recipe) -> torch.optim.Optimizer:
         return RowAdamW(

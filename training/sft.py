@@ -28,9 +28,10 @@ from t2l_router.lora import LoraSpec
 from training.base import AdaptedBase, find_model, load_frozen
 from training.baselines import SharedAdapter
 from training.data import Pack
-from training.oracles import OracleTrainer, TaskAdapters, one_hot
+from training.oracles import OracleTrainer, TaskAdapters
 from training.trainer import Recipe, Trainer
 from training.tuning import TunedHypernet, TunedTrainer
+from training.views import one_hot, take
 
 SAVE_EVERY_S = 120
 
@@ -38,7 +39,8 @@ SAVE_EVERY_S = 120
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = _parse(argv)
-    pack = Pack.load(args.pack)
+    pack = take(Pack.load(args.pack), tasks=args.tasks, descriptions=args.descriptions)
+    described = pack
     if args.embeddings == "one-hot" or args.system == "oracles":
         if args.validation:
             sys.exit("training.sft: one-hot embeddings know no other tasks; drop --validation")
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     for part in range(1, args.snapshots + 1):
         _run(trainer, state, until=part * recipe.steps // args.snapshots)
-        _save(args, trainer, time.monotonic() - started, device)
+        _save(args, trainer, described, time.monotonic() - started, device)
 
 
 def _source(args: argparse.Namespace, spec: LoraSpec, pack: Pack) -> nn.Module:
@@ -151,7 +153,9 @@ def _largest_norm(hypernet: Hypernet, embeddings: Tensor) -> float:
     return largest
 
 
-def _save(args: argparse.Namespace, trainer: Trainer, seconds: float, device: str) -> None:
+def _save(
+    args: argparse.Namespace, trainer: Trainer, described: Pack, seconds: float, device: str
+) -> None:
     """Write the averaged weights, in the system's own form, and the metrics."""
     run = {
         "command": "python -m training.sft " + " ".join(args.argv),
@@ -171,7 +175,7 @@ def _save(args: argparse.Namespace, trainer: Trainer, seconds: float, device: st
             shutil.rmtree(args.out / f"adapter{suffix}", ignore_errors=True)
             source.weights().save_peft(args.out / f"adapter{suffix}")
         elif isinstance(source, TaskAdapters):
-            oracles = source.oracles(Pack.load(args.pack))
+            oracles = source.oracles(described)
             oracles.save(args.out / f"oracles{suffix}.safetensors")
         else:
             tuned = source.save_encoder(args.out) if isinstance(source, TunedHypernet) else None
@@ -220,6 +224,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--system", choices=["t2l", "multi-task", "oracles"], default="t2l")
     parser.add_argument("--embeddings", choices=["descriptions", "one-hot"], default="descriptions")
+    parser.add_argument("--tasks", type=int, default=0, help="so many, at random; 0: all")
+    parser.add_argument("--descriptions", type=int, default=0, help="a task; 0: all")
     parser.add_argument("--variant", choices=["L", "M", "S"], default="L")
     parser.add_argument("--hypernet-dropout", type=float, default=0.05)
     parser.add_argument("--snapshots", type=int, default=1, help="checkpoints, evenly spaced")

@@ -13,7 +13,8 @@ from tests.training.packs import new_trainer
 from training import sft
 from training.data import Batch
 from training.oracle_file import Oracles
-from training.oracles import OracleTrainer, RowAdamW, TaskAdapters, one_hot
+from training.oracles import OracleTrainer, RowAdamW, TaskAdapters
+from training.views import one_hot
 
 
 def oracle_trainer(tiny_base, pack, **changes) -> OracleTrainer:

@@ -3,8 +3,9 @@ Write docs/results.md from the JSON files of evaluations and training runs.
 
     python -m training.results --results tests/bench/results --out docs/results.md
 
-Reads ``evaluate-*``, ``recon-*``, ``training-runs*`` and ``analysis-*`` files; every table names
-the command that made its figures. Evaluations labelled ``NAME=NUMBER`` become points of a curve.
+Reads what `training.evaluate` wrote, whatever its name, and the files ``recon-*``,
+``training-runs*`` and ``analysis-*``; every table names the command that made its figures.
+Evaluations labelled ``NAME=NUMBER`` become points of a curve.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def evaluation(name: str, document: Document) -> list[str]:
     draws = setup.get("descriptions", 1)
     label = f", {setup['label']}" if setup.get("label") else ""
     lines = [
-        f"### {setup['split'].replace(',', ', ')}{label}",
+        f"### {setup['split'].replace(',', ', ')}: {name.split('--', maxsplit=1)[0]}{label}",
         "",
         f"{setup['base_model']}; hypernetwork `{setup['hypernet_id']}`; {setup['device']}.",
         f"Test examples a task: {setup['limit']} at most; descriptions a task: {draws}.",
@@ -193,7 +194,11 @@ def analysis(documents: Mapping[str, Document]) -> list[str]:
 
 def write(folder: Path, images: Path) -> str:
     """Give the whole document."""
-    evaluations = load(folder, "evaluate-")
+    evaluations = {
+        name: document
+        for name, document in load(folder, "").items()
+        if {"split", "hypernet_id", "limit"} <= document.get("setup", {}).keys()
+    }
     single = {
         name: document
         for name, document in evaluations.items()

@@ -26,7 +26,9 @@ def test_taken_tasks_keep_what_is_theirs(pack) -> None:
         assert examples_of(part, task) == examples_of(pack, task)
         mine = part.embeddings[part.embedding_tasks == index]
         assert np.array_equal(mine, pack.embeddings[pack.embedding_tasks == whole])
-        said = [part.facts["descriptions"][i] for i in np.flatnonzero(part.embedding_tasks == index)]
+        said = [
+            part.facts["descriptions"][i] for i in np.flatnonzero(part.embedding_tasks == index)
+        ]
         assert said
         assert all(task in text for text in said)
     assert len(part.answers) == len(part.starts) - 1

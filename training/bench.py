@@ -233,7 +233,10 @@ class Bench:
             shots=[(shot.text, shot.outputs[0]) for shot in shown],
         )
         most = _PROMPT_MOST * (1 + len(shown))
-        return render(self._tokenizer, messages)[-most:]
+        ids = render(self._tokenizer, messages)[-most:]
+        prefill = example.facts.get("prefill", "")
+        begun: list[int] = self._tokenizer(prefill, add_special_tokens=False)["input_ids"]
+        return ids + begun
 
 
 def _needed(value: _T | None, system: System, flag: str) -> _T:

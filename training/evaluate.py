@@ -29,7 +29,8 @@ from t2l_router.errors import ConfigError, T2LError
 from t2l_router.generator import AdapterGenerator
 from t2l_router.lora import LoraSpec, LoraWeights
 from training.bench import Bench, Inputs
-from training.corpus import load_tasks
+from training.benchmarks import paper_form
+from training.corpus import Example, Task, load_tasks
 from training.embeddings import Encoder, OneHotEncoder, load_encoder
 from training.oracle_file import Oracles
 from training.sampling import sample
@@ -45,7 +46,10 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
     lora = hypernet.config.lora
     generator = AdapterGenerator.load(args.checkpoint, base=lora, device=args.device)
     tasks = load_tasks(args.corpus, args.split.split(","))
-    drawn = [sample(task, args.limit, args.seed) for task in tasks]
+    drawn = [
+        [_form(task, examples, args.templates) for examples in sample(task, args.limit, args.seed)]
+        for task in tasks
+    ]
     own = Oracles.load(args.own_oracles) if args.own_oracles else None
     if hypernet.config.encoder == "one-hot":
         if own is None:
@@ -81,6 +85,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
         "setup": _setup_facts(args, lora, generator),
         "metrics": metrics,
     }
+
+
+def _form(task: Task, examples: list[Example], templates: str) -> list[Example]:
+    if templates == "corpus":
+        return examples
+    return [paper_form(task, example) for example in examples]
 
 
 def command_line(module: str, args: argparse.Namespace) -> str:
@@ -122,6 +132,7 @@ def _setup_facts(
         "descriptions": args.descriptions,
         "seed": args.seed,
         "max_new_tokens": args.max_new_tokens,
+        "templates": args.templates,
         "label": args.label,
     }
 
@@ -149,6 +160,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--limit", type=int, default=20, help="examples a task")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--templates", choices=["corpus", "paper"], default="corpus", help="of the ten benchmarks"
+    )
     parser.add_argument("--label", default="", help="kept with the results, e.g. tasks=64")
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--base", default="", help="directory or name; default: the checkpoint's")

@@ -42,7 +42,9 @@ def _number(text: str) -> float:
     return float(text.replace(",", ""))
 
 
-def choice(answer: str, choices: Sequence[str], output: str) -> float:
+def choice(
+    answer: str, choices: Sequence[str], output: str, labels: str = string.ascii_uppercase
+) -> float:
     """
     1 if the answer picks the right option.
 
@@ -52,19 +54,19 @@ def choice(answer: str, choices: Sequence[str], output: str) -> float:
     Args:
         answer: What the model said.
         choices: The options' texts.
-        output: The right answer as the corpus has it: a letter, or an option's text.
+        output: The right answer as the corpus has it: a label, or an option's text.
+        labels: The options' names, one character each.
     """
     if output in choices:
         found = re.search(
             r"\b(" + "|".join(map(re.escape, choices)) + r")\b", answer, re.IGNORECASE
         )
         return float(found is not None and found[1].lower() == output.lower())
-    letters = string.ascii_uppercase[: len(choices)]
-    return float(_letter(answer, choices, letters) == output.upper())
+    return float(_label(answer, choices, labels[: len(choices)]) == output.upper())
 
 
-def _letter(answer: str, choices: Sequence[str], letters: str) -> str | None:
-    group = f"([{letters}])"
+def _label(answer: str, choices: Sequence[str], labels: str) -> str | None:
+    group = f"([{labels}])"
     # An article is no option: a bare letter counts only in front of punctuation or the end.
     for pattern in (
         rf"answer(?:\s+is)?\s*[:\-]?\s*[(\[*]*{group}\b",
@@ -73,10 +75,10 @@ def _letter(answer: str, choices: Sequence[str], letters: str) -> str | None:
         if found := re.search(pattern, answer.strip(), re.IGNORECASE):
             return found[1].upper()
     given = normalise(answer)
-    for letter, text in zip(letters, choices, strict=True):
+    for label, text in zip(labels, choices, strict=True):
         if given and given.startswith(normalise(text)):
-            return letter
-    found = re.search(rf"\b([{letters[1:]}])\b", answer)
+            return label
+    found = re.search(rf"\b([{labels.removeprefix('A')}])\b", answer)
     return found[1] if found else None
 
 

@@ -1,6 +1,7 @@
 """What an answer is worth, by the general metrics and by the task's own."""
 
 from collections.abc import Mapping, Sequence
+from string import ascii_uppercase
 
 from t2l_router.errors import ConfigError
 from training.corpus import Example, Task
@@ -26,11 +27,12 @@ def own_metric(task: Task, example: Example, answer: str) -> float:
         case "set_match":
             return set_match(answer, example.outputs)
         case "choice_accuracy":
-            return choice(answer, example.facts["choices"], example.outputs[0])
+            labels = example.facts.get("labels", ascii_uppercase)
+            return choice(answer, example.facts["choices"], example.outputs[0], labels)
         case "final_number":
             return final_number(answer, example.facts["answer"])
         case "pass@1":
-            return passes(answer, example)
+            return passes(example.facts.get("prefill", "") + answer, example)
     raise ConfigError(f"{task.name}: unknown metric {task.metric!r}")
 
 

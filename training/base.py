@@ -1,6 +1,6 @@
 """The frozen base model with its target modules opened for adapters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,11 @@ class AdaptedBase(nn.Module):
         self.spec = spec
         self._adapted = adapt(model, spec, dropout=dropout)
         self._softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+
+    def layer_parameters(self) -> Iterator[nn.Parameter]:
+        """Give the decoder layers' own parameters: no embeddings, no adapters."""
+        parameters: Iterator[nn.Parameter] = self.model.get_decoder().layers.parameters()
+        return parameters
 
     def forward(
         self,

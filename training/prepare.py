@@ -62,6 +62,7 @@ def build(
     instructed: int = 150,
     descriptions: int = 64,
     max_tokens: int = 384,
+    by_inputs: bool = False,
     seed: int = 0,
 ) -> Pack:
     """
@@ -76,6 +77,8 @@ def build(
         instructed: At most so many with a description or the definition in the prompt.
         descriptions: At most so many a task, beside all terse ones.
         max_tokens: Longer examples are left out.
+        by_inputs: Let inputs of training examples stand for the descriptions: what a hypernetwork
+            that reads the input itself (Hyperdecoders) is trained on.
         seed: Decides which.
 
     Returns:
@@ -94,9 +97,11 @@ def build(
         ):
             continue
         names.append(task.name)
-        known = task.training_descriptions
+        known, short = task.training_descriptions, task.terse_descriptions
+        if by_inputs:
+            known, short = tuple(example.text for example in task.examples("train")), ()
         rich = rng.sample(known, min(descriptions, len(known)))
-        for group, kind in ((rich, 0), (task.terse_descriptions, 1)):
+        for group, kind in ((rich, 0), (short, 1)):
             texts += group
             text_tasks += [index] * len(group)
             terse += [kind] * len(group)
@@ -164,6 +169,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--instructed", type=int, default=150)
     parser.add_argument("--descriptions", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=384)
+    parser.add_argument(
+        "--by-inputs", action="store_true", help="inputs of examples stand for descriptions"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--any-licence", action="store_true", help="for weights that never leave this machine"
@@ -189,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         instructed=args.instructed,
         descriptions=args.descriptions,
         max_tokens=args.max_tokens,
+        by_inputs=args.by_inputs,
         seed=args.seed,
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)

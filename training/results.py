@@ -22,6 +22,7 @@ from training.analysis_plot import draw_scaling
 from training.compare import compare, interval, ratio
 
 _LABEL = re.compile(r"(\w+)=(\d+)")
+_PEAK_TFLOPS = {"H100": 989, "H200": 989}  # dense bf16, the maker's figure for SXM cards
 Document = dict[str, Any]
 
 
@@ -147,8 +148,9 @@ def runs(documents: Mapping[str, Document]) -> list[str]:
     if not documents:
         return []
     lines = _head(
-        "run", "device", "steps", "minutes", "real tokens", "tokens/s", "parameters", "command"
-    )
+        "run", "device", "steps", "minutes", "real tokens", "tokens/s", "TFLOP/s", "parameters",
+        "command",
+    )  # fmt: skip
     for document in documents.values():
         entries = document["metrics"]
         for run in entries if isinstance(entries, list) else [document["run"]]:
@@ -157,7 +159,8 @@ def runs(documents: Mapping[str, Document]) -> list[str]:
             cells = [
                 run.get("name", ""), run["device"], f"{run['steps']:,}",
                 f"{run['seconds'] / 60:.1f}", f"{run['tokens'] / 1e6:.0f} M",
-                f"{run['tokens_per_s']:,}", f"{run['parameters']:,}", f"`{run['command']}`",
+                f"{run['tokens_per_s']:,}", _speed(run), f"{run['parameters']:,}",
+                f"`{run['command']}`",
             ]  # fmt: skip
             lines.append(_row(cells))
     return [*lines, ""]
@@ -244,6 +247,15 @@ def _span(row: Mapping[str, float]) -> str:
 
 def _ends(low: float, high: float) -> str:
     return f"{low:.1f} to {high:.1f}"
+
+
+def _speed(run: Mapping[str, Any]) -> str:
+    """Operations a second by the count that the run recorded, and their share of bf16's peak."""
+    if "flop_per_token" not in run:
+        return "-"
+    speed = run["tokens_per_s"] * run["flop_per_token"] / 1e12
+    peak = next((p for name, p in _PEAK_TFLOPS.items() if name in run["device"]), None)
+    return f"{speed:.0f} ({100 * speed / peak:.0f} %)" if peak else f"{speed:.1f}"
 
 
 def _figure(value: float | None) -> str:

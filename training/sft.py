@@ -165,6 +165,9 @@ def _save(
         "steps": trainer.step,
         "tokens": trainer.tokens,
         "tokens_per_s": round(trainer.tokens / seconds),
+        # Forward and backward through frozen weights: 2 + 2 operations a parameter and token;
+        # attention, the output layer and the adapters come on top and aren't counted.
+        "flop_per_token": 4 * sum(p.numel() for p in trainer.base.layer_parameters()),
         "tasks": len(trainer.pack.facts["tasks"]),
         "parameters": sum(p.numel() for p in trainer.source.parameters()),
     }

@@ -96,3 +96,11 @@ def test_ratio_of_nothing() -> None:
 def test_other_labels_are_no_curve(text: str) -> None:
     """Free text is a heading's suffix."""
     assert results._LABEL.fullmatch(text) is None
+
+
+def test_speed_is_stated_with_its_share_of_the_peak() -> None:
+    """By the count that the run recorded; runs and devices without one show what is known."""
+    run = {"tokens_per_s": 500_000, "flop_per_token": 4 * 100_000_000, "device": "NVIDIA H100 80GB"}
+    assert results._speed(run) == "200 (20 %)"
+    assert results._speed(run | {"device": "cpu"}) == "200.0"
+    assert results._speed({"device": "cpu", "tokens_per_s": 1}) == "-"

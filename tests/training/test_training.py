@@ -11,17 +11,33 @@ from t2l_router.chat_format import render
 from t2l_router.engines.slots import SlotBank
 from t2l_router.errors import ConfigError
 from t2l_router.lora import LoraWeights
-from tests.training.packs import new_trainer
+from tests.training.packs import WordEncoder, new_trainer
 from training.base import load_frozen
 from training.baselines import SharedAdapter
 from training.corpus import load_tasks
 from training.data import Pack, Sampler
+from training.prepare import build
 from training.prompts import chat
 
 
 def test_licences_keep_tasks_out(pack) -> None:
     """Tasks whose licence forbids shipping weights aren't in the pack."""
     assert sorted(pack.facts["tasks"]) == ["first", "last", "shout"]
+
+
+def test_inputs_may_stand_for_descriptions(corpus, tokenizer) -> None:
+    """Each task is then embedded by inputs of its own training examples."""
+    tasks = load_tasks(corpus, ["train"])
+    built = build(
+        tasks, tokenizer, WordEncoder(), facts={}, instructed=2, descriptions=4, by_inputs=True
+    )
+    for index, task in enumerate(tasks):
+        own = {example.text for example in task.examples("train")}
+        rows = np.flatnonzero(built.embedding_tasks == index)
+        texts = [built.facts["descriptions"][row].removesuffix(".") for row in rows]
+        assert len(texts) == 4
+        assert own.issuperset(texts)
+    assert not built.terse.any()
 
 
 def test_pack_round_trip(pack, tmp_path) -> None:

@@ -4,7 +4,7 @@ BIN := .venv/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install serve test check fix
+.PHONY: help install serve test check fix conformance
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,3 +34,6 @@ check: install  ## The gate: format, lint, types, imports, tests
 fix: install  ## Format, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+conformance: install  ## Generated requests for every operation of our OpenAPI, many of them
+	$(BIN)/python tests/conformance/api.py --examples 200

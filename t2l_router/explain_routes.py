@@ -75,5 +75,5 @@ def add_explain_routes(app: FastAPI, readiness: Readiness, gate: Gate) -> None:
 
 
 def _json_body(model: type[BaseModel]) -> dict[str, Any]:
-    content = {"application/json": {"schema": model.model_json_schema()}}
+    content = {"application/json": {"schema": wire.body_schema(model)}}
     return {"requestBody": {"required": True, "content": content}}

@@ -57,7 +57,8 @@ def create_app(
         observers: Told of every exchange.
         lifespan: Entered before the first request, left after the last.
     """
-    app = FastAPI(title="t2l", version=version("t2l"), lifespan=lifespan)
+    app = FastAPI(title="t2l", version=version("t2l"), lifespan=lifespan, responses=_ERRORS)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign] # FastAPI's own way
     gate = gate or Gate()
     api = Api(readiness, gate, keep_alive_s, strict=strict)
     may_look = [Depends(gate.look)]
@@ -113,9 +114,23 @@ def _shown(metrics: Metrics) -> Callable[[], Awaitable[Response]]:
     return show
 
 
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": wire.ErrorBody, "description": "The caller's fault, or not now."},
+    "5XX": {"model": wire.ErrorBody, "description": "Ours."},
+}
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document with the schemas of the bodies that routes read themselves."""
+    if app.openapi_schema is None:
+        app.openapi_schema = FastAPI.openapi(app)
+        app.openapi_schema["components"]["schemas"] |= wire.components()
+    return app.openapi_schema
+
+
 def _body_of(model: type[wire.Incoming]) -> dict[str, Any]:
     """The OpenAPI of a body that the route reads itself."""
-    content = {"application/json": {"schema": model.model_json_schema()}}
+    content = {"application/json": {"schema": wire.body_schema(model)}}
     # The route passes the gate itself: as FastAPI's dependency that takes a fifth of its time.
     return {
         "requestBody": {"required": True, "content": content},

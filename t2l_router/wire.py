@@ -225,6 +225,21 @@ class ChatRequest(Incoming):
 
 R = TypeVar("R", bound=Incoming)
 
+_COMPONENTS = "#/components/schemas/{model}"
+
+
+def body_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The OpenAPI schema of a body; what it refers to is among `components`."""
+    schema = model.model_json_schema(ref_template=_COMPONENTS)
+    schema.pop("$defs", None)
+    return schema
+
+
+def components() -> dict[str, Any]:
+    """The schemas that chat requests are made of, by name."""
+    found: dict[str, Any] = ChatRequest.model_json_schema(ref_template=_COMPONENTS)["$defs"]
+    return found
+
 
 def parse_chat(body: bytes, *, strict: bool = False) -> ChatRequest:
     """

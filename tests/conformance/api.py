@@ -1,0 +1,79 @@
+"""
+Our own OpenAPI against the running server, by schemathesis.
+
+    python tests/conformance/api.py [--examples N]
+
+Schemathesis lives in an environment of its own, made on first use: it brings many packages.
+Every operation gets generated requests, sound and unsound ones; no answer may be a server error,
+and each must have a status, type and body that the document allows.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.e2e.program import serving, t2l  # noqa: E402 - found by the line above
+
+ENVIRONMENT = Path(tempfile.gettempdir(), "t2l-conformance-schemathesis")
+REQUIREMENT = "schemathesis>=4.32,<5"
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,"
+    "response_schema_conformance,negative_data_rejection,ignored_auth,unsupported_method"
+)
+
+
+def program() -> Path:
+    """The schemathesis command, installed if need be."""
+    command = ENVIRONMENT / "bin" / "schemathesis"
+    if not command.exists():
+        venv.create(ENVIRONMENT, with_pip=True)
+        pip = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet", REQUIREMENT]
+        subprocess.run(pip, check=True)
+    return command
+
+
+def run(examples: int, *more: str) -> int:
+    """Test a server of our own; the exit code."""
+    with tempfile.TemporaryDirectory() as directory:
+        cwd = Path(directory)
+        made = t2l(
+            "keys", "create", "local", "--scope", "chat", "--scope", "admin",
+            "--format", "json", cwd=cwd,
+        )  # fmt: skip
+        key = json.loads(made.stdout)["key"]
+        with serving("--engine", "echo", cwd=cwd, T2L_LOG_LEVEL="error") as server:
+            server.wait_ready(60)
+            return subprocess.run(
+                [
+                    program(), "run", f"{server.url}/openapi.json",
+                    "--header", f"Authorization: Bearer {key}",
+                    "--checks", CHECKS,
+                    "--max-examples", str(examples),
+                    "--request-timeout", "20",
+                    "--seed", "1",
+                    # The key that is in use would be revoked, and nothing be let in afterwards.
+                    "--exclude-path-regex", "^/admin/keys/",
+                    "--no-color",
+                    *more,
+                ],
+                check=False,
+            ).returncode  # fmt: skip
+
+
+def main() -> None:
+    """Run, and exit as schemathesis does."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=20, help="requests per operation and kind")
+    arguments, more = parser.parse_known_args()
+    sys.exit(run(arguments.examples, *more))
+
+
+if __name__ == "__main__":
+    main()

@@ -107,6 +107,7 @@ class Calls:
     def _broke(self, why: str) -> LibraryUnavailable:
         self._pause_s = min(max(_FIRST_PAUSE_S, 2 * self._pause_s), _LONGEST_PAUSE_S)
         self._away_until = time.monotonic() + self._pause_s
-        self._why = f"the adapter library is unavailable: {why}"
-        logger.error("%s; next try in %g s", self._why, self._pause_s)
+        # What clients read says nothing of addresses and paths, which *why* may hold.
+        self._why = "the adapter library is unavailable"
+        logger.error("%s: %s; next try in %g s", self._why, why, self._pause_s)
         return LibraryUnavailable(self._why)

@@ -1,5 +1,7 @@
 """The gate in front of the routes: what each kind of caller gets, and what they can't tell."""
 
+from contextlib import contextmanager
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -13,6 +15,7 @@ from t2l_router.gate import Gate
 from t2l_router.metrics import Metrics
 from t2l_router.readiness import Readiness
 from t2l_router.server import create_app
+from tests.routers import answer, echo_router, open_store
 
 CHAT = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -203,6 +206,25 @@ def test_store_goes_away_and_comes_back(client, store, outage, clock):
     assert [a.status_code for a in (gone, meanwhile, too_long, back)] == [503, 200, 503, 200]
     assert too_long.headers["retry-after"] == "2"
     assert "secret" not in gone.text + too_long.text
+
+
+async def test_the_librarys_inside_stays_inside(tmp_path, monkeypatch):
+    """While the library is away, what clients read of it holds no address or path."""
+    store = open_store(tmp_path)
+    router = echo_router(tmp_path, store=store)
+
+    @contextmanager
+    def gone(*_):
+        raise StoreUnavailable("connection to 10.0.0.3:5432 refused, /srv/secret")
+        yield
+
+    monkeypatch.setattr(store.ledger.database, "read", gone)
+    monkeypatch.setattr(store.ledger.database, "write", gone)
+    decision, text = await answer(router, t2l_description="Translate")
+
+    assert text.endswith("hello")
+    assert "unavailable" in decision.reason
+    assert "10.0.0.3" not in decision.reason + str(await router.models("local"))
 
 
 def test_secrets_stay_out_of_logs(client, store, caplog):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from adapters_store import AdapterStore
+from adapters_store.calibrations import EVERYBODY
 from adapters_store.names import DEFAULT_TENANT
 from adapters_store.reembed import Migration
 from t2l_router.cli.adapters.options import library_option
@@ -15,8 +16,10 @@ from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Column, Output, output_option
 from t2l_router.config import Settings
 from t2l_router.library import calibration_of, thresholds_of
-from t2l_router.policy import UNCALIBRATED, thresholds_for
+from t2l_router.policy import UNCALIBRATED, Thresholds, thresholds_for
 from t2l_router.storage import load_encoder, open_library, operator
+
+_LOGGED = 100_000  # decisions that are looked at
 
 
 @click.group()
@@ -66,10 +69,10 @@ def migrate() -> None:
 @command.command()
 @click.option(
     "--corpus",
-    required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with tasks.jsonl: tasks, each with many descriptions and examples.",
 )
+@click.option("--from-log", is_flag=True, help="Use the decision log instead of a corpus.")
 @click.option("--target", default=0.02, show_default=True, type=click.FloatRange(0.001, 0.5))
 @click.option("--loss-tasks", default=50, show_default=True, type=click.IntRange(20))
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw a PNG.")
@@ -79,7 +82,8 @@ def migrate() -> None:
 @output_option
 def calibrate(
     *,
-    corpus: Path,
+    corpus: Path | None,
+    from_log: bool,
     target: float,
     loss_tasks: int,
     plot: Path | None,
@@ -94,6 +98,11 @@ def calibrate(
     --target is the largest 95 % bound of the share of wrong reuses. --format json prints all. The
     thresholds hold for this encoder and hypernetwork; servers see them within a minute.
     """
+    if (corpus is None) != from_log:
+        raise click.UsageError("give one of --corpus DIR and --from-log")
+    if corpus is None:
+        _calibrate_from_log(settings, out, target, tenant, dry_run=dry_run)
+        return
     # Lazy: only this command needs the training code.
     from training import calibrate as calibration  # noqa: PLC0415
     from training import reuse_report  # noqa: PLC0415
@@ -135,22 +144,59 @@ def calibrate(
         out.warn(reuse_report.refusal(target))
 
 
+def _calibrate_from_log(
+    settings: Settings, out: Output, target: float, tenant: str | None, *, dry_run: bool
+) -> None:
+    # Lazy: only this command needs the training code.
+    from training import calibrate_log, reuse_report  # noqa: PLC0415
+
+    with open_library(settings, actor=operator()) as store:
+        current, _ = _thresholds_in_use(settings, store, tenant or EVERYBODY)
+        entries = store.decisions.newest(tenant=tenant, limit=_LOGGED)
+        outcome = calibrate_log.calibrate(entries, current, target=target)
+        found = outcome.thresholds
+        if not math.isinf(found.score) and not dry_run:
+            source = f"t2l index calibrate --from-log --target {target:g}, n {outcome.n}"
+            _store_thresholds(store, out, found, tenant, source)
+    out.record(dataclasses.asdict(outcome))
+    if math.isinf(found.score):
+        out.warn(reuse_report.refusal(target))
+
+
+def _store_thresholds(
+    store: AdapterStore, out: Output, found: Thresholds, tenant: str | None, source: str
+) -> None:
+    store.calibrations.set(calibration_of(found, tenant=tenant, source=source))
+    out.note("Stored; running servers use them within a minute.")
+
+
+def _thresholds_in_use(
+    settings: Settings, store: AdapterStore, tenant: str
+) -> tuple[Thresholds, str]:
+    """The thresholds that servers go by, and where they come from."""
+    # Lazy: reads a checkpoint, which takes torch.
+    from t2l_router import checkpoint  # noqa: PLC0415
+
+    encoder = checkpoint.from_pretrained(settings.hypernet).config.encoder_fingerprint
+    hypernet_id = checkpoint.hypernet_id(settings.hypernet)
+    stored = store.calibrations.get(encoder, hypernet_id, tenant=tenant)
+    if stored is not None:
+        return thresholds_of(stored), stored.source
+    shipped = thresholds_for(encoder, hypernet_id)
+    if shipped == UNCALIBRATED:
+        return shipped, "nothing was measured: only the same text reuses"
+    return shipped, "measured and shipped with t2l"
+
+
 @command.command()
 @click.option("--tenant", "-t", default=DEFAULT_TENANT, show_default=True, help="For whom.")
 @settings_options("data_dir", "hypernet")
 @output_option
 def thresholds(*, settings: Settings, out: Output, tenant: str) -> None:
     """Show the thresholds that servers go by, and where they come from."""
-    # Lazy: reads a checkpoint, which takes torch.
-    from t2l_router import checkpoint  # noqa: PLC0415
-
-    encoder = checkpoint.from_pretrained(settings.hypernet).config.encoder_fingerprint
-    hypernet_id = checkpoint.hypernet_id(settings.hypernet)
     with open_library(settings, actor=operator()) as store:
-        stored = store.calibrations.get(encoder, hypernet_id, tenant=tenant)
-    used = thresholds_for(encoder, hypernet_id) if stored is None else thresholds_of(stored)
-    shipped = "measured and shipped with t2l" if used != UNCALIBRATED else "nothing was measured"
-    out.record({"source": stored.source if stored else shipped, **dataclasses.asdict(used)})
+        used, source = _thresholds_in_use(settings, store, tenant)
+    out.record({"source": source, **dataclasses.asdict(used)})
 
 
 _encoder_options = settings_options("data_dir", "encoder", "device")

@@ -33,7 +33,7 @@ def _t2l(tmp_path, monkeypatch):
     def run(*args, code=0):
         result = CliRunner().invoke(main, list(args))
         assert result.exit_code == code, result.output
-        return result.output
+        return result.output if code else result.stdout
 
     return run
 
@@ -89,3 +89,14 @@ def test_recent_decisions(t2l):
     rows = json.loads(t2l("stats", "--recent", "5", "--format", "json"))
 
     assert [row["trace"] for row in rows] == ["second", "first"]
+
+
+def test_thresholds_and_calibration_from_the_log(t2l):
+    """The thresholds in use are shown; a log without comparisons changes nothing."""
+    shown = json.loads(t2l("index", "thresholds", "--format", "json"))
+    found = json.loads(t2l("index", "calibrate", "--from-log", "--format", "json"))
+
+    assert shown["source"] == "measured and shipped with t2l"
+    assert found["compared"] == 0
+    assert json.loads(t2l("index", "thresholds", "--format", "json")) == shown
+    t2l("index", "calibrate", code=2)

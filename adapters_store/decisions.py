@@ -183,7 +183,9 @@ class Decisions:
 
 
 def append(change: Change, entries: Sequence[DecisionEntry]) -> None:
-    """Log decisions within the caller's transaction."""
+    """Log decisions within the caller's transaction; those that are logged already stay once."""
+    traces = [entry.trace for entry in entries]
+    change.connection.execute(decisions.delete().where(decisions.c.trace.in_(traces)))
     change.connection.execute(
         decisions.insert(),
         [

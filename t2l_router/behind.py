@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _GATHER_S = 0.05
 _RETRY_S = 2.0
+_BATCH = 500
 _SWEEP_EVERY_S = 300.0
 
 
@@ -74,15 +75,22 @@ class Behind:
         Raises:
             LibraryUnavailable: It is kept for later.
         """
+        while await self._write():
+            pass
+
+    async def _write(self) -> bool:
+        """Write some rows; whether there were any, once those under way are written."""
         async with self._writing:
             if not (self._sessions or self._decisions or self._uses):
-                return
-            sessions, self._sessions = self._sessions, {}
-            decisions, self._decisions = self._decisions, []
+                return False
+            # The oldest first, and not too many: others want to write as well.
+            rows = list(self._sessions.items())
+            sessions, self._sessions = dict(rows[:_BATCH]), dict(rows[_BATCH:])
+            decisions, self._decisions = self._decisions[:_BATCH], self._decisions[_BATCH:]
             uses, self._uses = self._uses, defaultdict(Counter)
             batch = Batch(sessions, tuple(decisions), uses)
             try:
-                await self._calls.run(lambda store: store.traffic.record(batch))
+                await self._calls.run(lambda store: store.traffic.record(batch), behind=True)
             except LibraryUnavailable:
                 self._put_back(sessions, decisions, uses)
                 raise
@@ -90,6 +98,7 @@ class Behind:
                 # One unsound row must not hold up all that come after it.
                 self._n_lost += len(decisions)
                 logger.exception("%d decisions could not be logged", len(decisions))
+            return True
 
     async def close(self) -> None:
         """Write what waits, and stop."""
@@ -125,7 +134,7 @@ class Behind:
         if time.monotonic() - self._swept_at < _SWEEP_EVERY_S:
             return
         self._swept_at = time.monotonic()
-        await self._calls.run(lambda store: store.traffic.sweep(self._retention))
+        await self._calls.run(lambda store: store.traffic.sweep(self._retention), behind=True)
 
     def _put_back(
         self,

@@ -39,7 +39,9 @@ class Calls:
         store: The library.
         threads: Calls at once.
         max_waiting: Calls under way and in the queue; more are refused.
-        timeout_s: Longest wait for one call. The call itself can't be ended and goes on.
+        timeout_s: Longest wait for a call that a request waits for. The call itself can't be ended
+            and goes on.
+        patience_s: Longest wait for one that nobody waits for.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class Calls:
         threads: int = 4,
         max_waiting: int = 512,
         timeout_s: float = 5.0,
+        patience_s: float = 60.0,
     ) -> None:
         self._store = store
         self._pool = ThreadPoolExecutor(threads, "t2l-library")
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
+        self._patience_s = patience_s
         self._waiting = 0
         self._pause_s = 0.0
         self._away_until = 0.0
@@ -64,9 +68,13 @@ class Calls:
         """Why calls are refused just now; None while they aren't."""
         return self._why if time.monotonic() < self._away_until else None
 
-    async def run(self, work: Callable[[AdapterStore], R]) -> R:
+    async def run(self, work: Callable[[AdapterStore], R], *, behind: bool = False) -> R:
         """
         Call *work* with the library in a thread.
+
+        Args:
+            work: Is to bear being called again: after a timeout it may still succeed.
+            behind: No request waits for it.
 
         Raises:
             LibraryUnavailable: It is broken, too slow or overrun.
@@ -79,9 +87,10 @@ class Calls:
         self._waiting += 1
         call = asyncio.get_running_loop().run_in_executor(self._pool, work, self._store)
         call.add_done_callback(self._done)
-        done, _ = await asyncio.wait([call], timeout=self._timeout_s)
+        timeout_s = self._patience_s if behind else self._timeout_s
+        done, _ = await asyncio.wait([call], timeout=timeout_s)
         if not done:
-            raise self._broke(f"it did not answer within {self._timeout_s:g} s")
+            raise self._broke(f"it did not answer within {timeout_s:g} s")
         try:
             result = call.result()
         except EncoderMismatch as error:

@@ -154,7 +154,9 @@ class Library:
 
     async def release(self, claim: Claim) -> None:
         """Let others write it."""
-        await self.calls.run(lambda store: store.leases.release(claim.lease, self._holder))
+        await self.calls.run(
+            lambda store: store.leases.release(claim.lease, self._holder), behind=True
+        )
 
     async def state_of(self, adapter_id: AdapterId, *, tenant: str) -> str | None:
         """The state of the tenant's adapter of this id, if there is one that is not deleted."""
@@ -185,7 +187,7 @@ class Library:
                 if claim is not None:
                     store.leases.release(claim.lease, self._holder)
 
-        return await self.calls.run(add)
+        return await self.calls.run(add, behind=True)
 
     async def describe(
         self, adapter_id: AdapterId, task: Task, *, tenant: str, claim: Claim | None
@@ -199,7 +201,7 @@ class Library:
                 if claim is not None:
                     store.leases.release(claim.lease, self._holder)
 
-        await self.calls.run(add)
+        await self.calls.run(add, behind=True)
 
     def _exact(self, store: AdapterStore, text: str, tenant: str) -> AdapterRecord | None:
         return store.exact(

@@ -153,3 +153,12 @@ def test_gate_needs_a_population():
     assert judge(1e9, [1.0] * (LEAST_POPULATION - 1)) is None
     assert judge(1.1, [1.0] * LEAST_POPULATION) is None
     assert judge(0.0, [1.0] * LEAST_POPULATION).deviations == 1e6
+
+
+def test_batch_written_twice(store):
+    """A batch whose writer gave up waiting may come again: each decision is logged once."""
+    batch = Batch({"k": SessionRow("acme", None, "{}")}, (DecisionEntry("d", "acme", "exact"),))
+    store.traffic.record(batch)
+    store.traffic.record(batch)
+
+    assert [entry.trace for entry in store.decisions.newest()] == ["d"]

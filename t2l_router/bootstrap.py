@@ -46,8 +46,8 @@ from t2l_router.sessions import Sessions
 from t2l_router.storage import LoraTensors, open_library, operator
 
 if TYPE_CHECKING:
-    import torch
     from rich.progress import Progress
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from t2l_router.encoder import TaskEncoder
     from t2l_router.generator import AdapterGenerator
@@ -188,12 +188,9 @@ def build_router(
         )
     writing = load_writing(settings, enter=enter, progress=progress)
     from t2l_router.engines.local import EngineLimits, LocalEngine
-    from t2l_router.models import load_base
 
     enter(f"loading {writing.base.name}")
-    model, tokenizer = load_base(
-        writing.base, dtype=_dtype(settings.dtype), device=torch_device(settings.device)
-    )
+    model, tokenizer = load_engine_model(writing.base, settings)
     engine = LocalEngine(
         model,
         tokenizer,
@@ -383,7 +380,25 @@ def torch_device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _dtype(wanted: str) -> "torch.dtype":
+def load_engine_model(
+    base: "LocalModel", settings: Settings
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+    """
+    Load the base model in the numbers that the settings ask for.
+
+    Raises:
+        ConfigError: They ask for 8-bit weights on a GPU.
+    """
     import torch
 
-    return torch.float32 if wanted == "float32" else torch.bfloat16
+    from t2l_router.engines.quantise import quantise
+    from t2l_router.models import load_base
+
+    device = torch_device(settings.device)
+    if settings.dtype == "int8" and device != "cpu":
+        raise ConfigError("dtype int8 is for CPUs; use auto, or device cpu")
+    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    model, tokenizer = load_base(base, dtype=dtype, device=device)
+    if settings.dtype == "int8":
+        quantise(model)
+    return model, tokenizer

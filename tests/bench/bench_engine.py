@@ -1,0 +1,293 @@
+"""
+The local engine under streams with equal, different and unevenly popular adapters, on this machine.
+
+    python -m tests.bench.bench_engine --out tests/bench/results
+
+All workloads answer the same prompts with the same number of greedy tokens and differ in the
+adapters only; they take turns, so that a slow minute of the machine hits all of them. Baselines:
+PEFT's mixed batch (`adapter_names`) through transformers' ``generate``, and llama.cpp if
+``--llama-python`` names an interpreter that has llama-cpp-python and ``--gguf`` a model for it.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2l_router import config
+from t2l_router.bootstrap import load_engine_model
+from t2l_router.chat_format import render
+from t2l_router.engines.base import AdapterRef
+from t2l_router.engines.local import EngineLimits, LocalEngine
+from t2l_router.engines.slots import SlotBank
+from t2l_router.lora import LoraSpec, LoraWeights
+from t2l_router.models import load_base, pull
+from t2l_router.wire import ChatRequest, Message
+from tests.bench.report import publish, spread
+
+ZIPF = 1.5
+TOPICS = ("rivers", "bread", "Norway", "chess", "rain", "glass", "owls", "tea", "maps", "iron")
+LLAMA = """
+import json, sys, time
+from llama_cpp import Llama
+model = Llama(sys.argv[1], n_threads=int(sys.argv[2]), n_ctx=1024, verbose=False)
+tokens = model.tokenize(sys.argv[3].encode())
+rates = []
+for _ in range(int(sys.argv[5]) + 1):
+    model.reset()
+    times = []
+    for n, _ in enumerate(model.generate(tokens, temp=0.0), 1):
+        times.append(time.perf_counter())
+        if n > int(sys.argv[4]):
+            break
+    rates.append((len(times) - 1) / (times[-1] - times[0]))
+print(json.dumps(rates[1:]))
+"""
+
+
+def asked(text: str, n_tokens: int) -> ChatRequest:
+    """A greedy request for exactly so many tokens."""
+    return ChatRequest(
+        model="m",
+        messages=[Message(role="user", content=text)],
+        temperature=0.0,
+        max_tokens=n_tokens,
+        ignore_eos=True,
+    )
+
+
+def prompts(n: int) -> list[str]:
+    """Questions of about the same length."""
+    return [
+        f"Write a long, detailed and entertaining essay about {TOPICS[i % len(TOPICS)]}, part {i}."
+        for i in range(n)
+    ]
+
+
+def draw_adapters(spec: LoraSpec, n: int) -> list[AdapterRef]:
+    """Random adapters of ordinary size."""
+    refs = []
+    for seed in range(n):
+        random = torch.Generator().manual_seed(seed)
+
+        def draw(*shape: int, by: torch.Generator = random) -> torch.Tensor:
+            return 0.02 * torch.randn(*shape, generator=by)
+
+        weights = LoraWeights(
+            spec,
+            {m.name: draw(spec.n_layers, spec.rank, m.d_in) for m in spec.modules},
+            {m.name: draw(spec.n_layers, m.d_out, spec.rank) for m in spec.modules},
+        )
+        refs.append(AdapterRef(weights.adapter_id, weights))
+    return refs
+
+
+def workloads(adapters: list[AdapterRef]) -> dict[str, list[AdapterRef | None]]:
+    """The adapter of each stream."""
+    n = len(adapters)
+    shares = torch.tensor([1 / rank**ZIPF for rank in range(1, n + 1)])
+    random = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(shares, n, replacement=True, generator=random).tolist()
+    return {
+        "base": [None] * n,
+        "identical": [adapters[0]] * n,
+        "distinct": list(adapters),
+        "zipf": [adapters[i] for i in drawn],
+    }
+
+
+async def stream(
+    engine: LocalEngine, request: ChatRequest, adapter: AdapterRef | None
+) -> tuple[float, int, str]:
+    """Seconds to the first piece, tokens, text."""
+    start = time.perf_counter()
+    first, text = None, ""
+    async for delta in engine.stream_chat(request, adapter):
+        first = first or time.perf_counter() - start
+        text += delta.text
+    assert delta.usage is not None
+    assert first is not None
+    return first, delta.usage.completion_tokens, text
+
+
+async def rate(engine: LocalEngine, adapters: list[AdapterRef | None], n_tokens: int) -> float:
+    """Tokens a second of all streams together, their prompts' reading included."""
+    requests = [asked(text, n_tokens) for text in prompts(len(adapters))]
+    start = time.perf_counter()
+    done = await asyncio.gather(
+        *(stream(engine, r, a) for r, a in zip(requests, adapters, strict=True))
+    )
+    return sum(n for _, n, _ in done) / (time.perf_counter() - start)
+
+
+async def second_turn(
+    engine: LocalEngine, adapter: AdapterRef, tokenizer: Any, number: int, n_tokens: int
+) -> tuple[float, float]:
+    """Milliseconds to the first token of a long conversation's first and second turn."""
+    words = f"{number} " + " ".join(f"{TOPICS[i % 10]} {i}" for i in range(n_tokens))
+    ids = tokenizer(words, add_special_tokens=False).input_ids[: n_tokens - 40]
+    turns = [Message(role="user", content=tokenizer.decode(ids))]
+    request = asked("", 8).model_copy(update={"messages": turns})
+    first, _, text = await stream(engine, request, adapter)
+    turns += [
+        Message(role="assistant", content=text),
+        Message(role="user", content="And what else is there to say?"),
+    ]
+    again, _, _ = await stream(engine, request.model_copy(update={"messages": turns}), adapter)
+    return first * 1_000, again * 1_000
+
+
+async def measure_engine(
+    engine: LocalEngine, tokenizer: Any, adapters: list[AdapterRef], arguments: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Every workload in turn, several times."""
+    chosen = workloads(adapters)
+    found: dict[str, list[float]] = {name: [] for name in chosen}
+    found |= {"one_stream_base": [], "one_stream_adapted": []}
+    found |= {"first_turn_ms": [], "second_turn_ms": []}
+    for turn in range(arguments.repeats + 1):
+        measured: dict[str, float] = {}
+        for name, streams in chosen.items():
+            measured[name] = await rate(engine, streams, arguments.tokens)
+        measured["one_stream_base"] = await rate(engine, [None], arguments.tokens)
+        measured["one_stream_adapted"] = await rate(engine, [adapters[0]], arguments.tokens)
+        measured["first_turn_ms"], measured["second_turn_ms"] = await second_turn(
+            engine, adapters[0], tokenizer, turn, arguments.conversation
+        )
+        if turn:  # the first one warms up
+            for name, value in measured.items():
+                found[name].append(value)
+    await engine.close()
+    return found
+
+
+@torch.inference_mode()
+def measure_peft(
+    model: Any, tokenizer: Any, adapters: list[AdapterRef], arguments: argparse.Namespace
+) -> list[float]:
+    """Tokens a second of PEFT's mixed batch, each stream with an adapter of its own."""
+    from peft import PeftModel  # noqa: PLC0415 - the baseline only
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number, ref in enumerate(adapters):
+            assert isinstance(ref.weights, LoraWeights)
+            ref.weights.save_peft(Path(folder, str(number)))
+        options = {"autocast_adapter_dtype": False}
+        wrapped: Any = PeftModel.from_pretrained(model, Path(folder, "0"), "a0", **options)
+        for number in range(1, len(adapters)):
+            wrapped.load_adapter(Path(folder, str(number)), f"a{number}", **options)
+    wrapped.to(model.dtype).eval()
+    tokenizer.padding_side = "left"
+    rows = [render(tokenizer, [{"role": "user", "content": t}]) for t in prompts(len(adapters))]
+    padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+    rates = []
+    for _ in range(arguments.repeats + 1):
+        start = time.perf_counter()
+        out = wrapped.generate(
+            **padded,
+            max_new_tokens=arguments.tokens,
+            min_new_tokens=arguments.tokens,
+            do_sample=False,
+            adapter_names=[f"a{number}" for number in range(len(adapters))],
+        )
+        new = out.shape[1] - padded["input_ids"].shape[1]
+        rates.append(len(adapters) * new / (time.perf_counter() - start))
+    return rates[1:]
+
+
+def measure_inserts(model: Any, spec: LoraSpec, adapters: list[AdapterRef]) -> list[float]:
+    """Milliseconds of copying an adapter into a slot and seating a row with it."""
+    bank = SlotBank(model, spec, 2)
+    times = []
+    for number in range(60):
+        weights = adapters[number % len(adapters)].weights
+        assert isinstance(weights, LoraWeights)
+        start = time.perf_counter()
+        bank.insert(1, weights)
+        bank.seat([1])
+        times.append((time.perf_counter() - start) * 1_000)
+    return times[10:]
+
+
+def measure_llama(arguments: argparse.Namespace, threads: int) -> list[float]:
+    """Tokens a second of llama.cpp, one stream, without an adapter."""
+    command = [arguments.llama_python, "-c", LLAMA, str(arguments.gguf), str(threads)]
+    command += [prompts(1)[0], str(arguments.tokens), str(arguments.repeats)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rates: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return rates
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64, help="of each answer")
+    parser.add_argument("--conversation", type=int, default=1_000, help="tokens of its first turn")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", help="as the setting; by default the setting's value")
+    parser.add_argument("--peft", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--llama-python", help="interpreter that has llama-cpp-python")
+    parser.add_argument("--gguf", type=Path, help="model for llama.cpp")
+    parser.add_argument("--out", type=Path, help="directory for the JSON document")
+    arguments = parser.parse_args()
+    began = time.perf_counter()
+    settings = config.load({"dtype": arguments.dtype})
+    base = pull(settings.base_model, cache_dir=settings.cache_dir)
+    plain, tokenizer = load_base(base, dtype=torch.bfloat16, device="cpu")
+    spec = LoraSpec.from_model(plain, base_model=base.name, base_fingerprint=base.fingerprint)
+    adapters = draw_adapters(spec, arguments.streams)
+    found: dict[str, list[float]] = {}
+    if arguments.peft:
+        found["peft_distinct"] = measure_peft(plain, tokenizer, adapters, arguments)
+    plain, _ = load_base(base, dtype=torch.bfloat16, device="cpu")
+    found["insert_ms"] = measure_inserts(plain, spec, adapters)
+    del plain
+    model, tokenizer = load_engine_model(base, settings)
+    limits = EngineLimits(slots=arguments.streams, max_running=arguments.streams)
+    engine = LocalEngine(model, tokenizer, spec=spec, limits=limits)
+    found |= asyncio.run(measure_engine(engine, tokenizer, adapters, arguments))
+    if arguments.llama_python:
+        found["llama_one_stream"] = measure_llama(arguments, torch.get_num_threads())
+    metrics: dict[str, Any] = {name: spread(values) for name, values in found.items()}
+    metrics |= {f"ratio_{name}": value for name, value in ratios(found).items()}
+    publish(
+        "engine",
+        metrics,
+        began=began,
+        out=arguments.out,
+        base_model=settings.base_model,
+        dtype=settings.dtype,
+        threads=torch.get_num_threads(),
+        streams=arguments.streams,
+        tokens=arguments.tokens,
+        conversation=arguments.conversation,
+    )
+
+
+def ratios(found: dict[str, list[float]]) -> dict[str, float]:
+    """What the targets speak of."""
+    pairs = {
+        "distinct_to_identical": ("distinct", "identical"),
+        "zipf_to_identical": ("zipf", "identical"),
+        "distinct_to_base": ("distinct", "base"),
+        "distinct_to_peft": ("distinct", "peft_distinct"),
+        "one_stream_to_llama": ("one_stream_adapted", "llama_one_stream"),
+        "second_turn_to_first": ("second_turn_ms", "first_turn_ms"),
+    }
+    return {
+        name: round(statistics.median(found[one]) / statistics.median(found[other]), 3)
+        for name, (one, other) in pairs.items()
+        if found.get(one) and found.get(other)
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -99,7 +99,7 @@ class Calls:
             self._pause_s = 0.0
             raise
         except StoreError as error:
-            raise self._broke(str(error)) from error
+            raise self._broke("it can't be reached", error) from error
         self._pause_s = 0.0
         return result
 
@@ -113,10 +113,10 @@ class Calls:
         if not call.cancelled():
             call.exception()  # seen: whoever gave up waiting doesn't read it
 
-    def _broke(self, why: str) -> LibraryUnavailable:
+    def _broke(self, why: str, detail: object = "") -> LibraryUnavailable:
         self._pause_s = min(max(_FIRST_PAUSE_S, 2 * self._pause_s), _LONGEST_PAUSE_S)
         self._away_until = time.monotonic() + self._pause_s
-        # What clients read says nothing of addresses and paths, which *why* may hold.
-        self._why = "the adapter library is unavailable"
-        logger.error("%s: %s; next try in %g s", self._why, why, self._pause_s)
+        # Clients read this; addresses and paths, which the detail may hold, are for the log alone.
+        self._why = f"the adapter library is unavailable: {why}"
+        logger.error("%s %s; next try in %g s", self._why, detail, self._pause_s)
         return LibraryUnavailable(self._why)

@@ -221,10 +221,12 @@ async def test_the_librarys_inside_stays_inside(tmp_path, monkeypatch):
     monkeypatch.setattr(store.ledger.database, "read", gone)
     monkeypatch.setattr(store.ledger.database, "write", gone)
     decision, text = await answer(router, t2l_description="Translate")
+    listed = await router.models("local")
+    await router.close()
 
     assert text.endswith("hello")
     assert "unavailable" in decision.reason
-    assert "10.0.0.3" not in decision.reason + str(await router.models("local"))
+    assert "10.0.0.3" not in decision.reason + str(listed)
 
 
 def test_secrets_stay_out_of_logs(client, store, caplog):

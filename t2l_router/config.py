@@ -114,6 +114,23 @@ class Settings(BaseSettings):
     temperature: float = Field(
         0.2, ge=0, le=2, description="Sampling temperature if a request names none."
     )
+    inference: Literal["head", "library", "llm", "off"] = Field(
+        "head",
+        description="How tasks that nobody describes are found: trained heads, your examples, "
+        "a language model, or not at all.",
+    )
+    inference_heads: Path | None = Field(
+        None, description="The heads' file; by default the one for all-MiniLM-L6-v2 that ships."
+    )
+    inference_examples: Path | None = Field(
+        None, description="For `library`: JSON lines of a description and an input each."
+    )
+    inference_model: str | None = Field(
+        None, description="For `llm`: a model by litellm's name, e.g. openai/gpt-4o-mini."
+    )
+    inference_timeout_s: float = Field(
+        2.0, gt=0, description="For `llm`: then the heads' own answer is taken."
+    )
     generation_timeout_s: float = Field(
         5.0, gt=0, description="Wait this long for a new adapter, then answer with the base model."
     )

@@ -1,17 +1,19 @@
 """
 The task of a conversation that nobody described: what strategies of inference have in common.
 
-`hear` asks in this order: `Inference.turn` reads the last user turn, `topics.follow` says whether
-it goes on with the session's task, and only where it doesn't, `Inference.infer` finds the task.
+`hear` asks in this order: `Inference.stated` for the task of the system prompt, `Inference.turn`
+to read the last user turn, `topics.follow` whether it goes on with the session's task, and only
+where it doesn't, `Inference.infer` for the task.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from t2l_router.reading import Reading
-from t2l_router.topics import Aside, Kept, Source, Topic, Turn, Vector, begin, follow
+from t2l_router.topics import Aside, Judge, Kept, Source, Topic, Turn, Vector, begin, follow
+from t2l_router.turns import ACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class Inferred:
         text: The task in words: a validated description.
         score: How sure the strategy is, 0 to 1; comparable within one strategy only.
         why: For people; says nothing about the conversation.
-        embedding: Of the text, ``[D]`` float32 of unit L2 norm, where it is at hand.
+        embedding: Of the text, ``[D]`` float32 of unit L2 norm; None where a new adapter is not
+            to be remembered as the session's topic.
         source: Whether the system prompt states the task or it was inferred.
     """
 
@@ -37,21 +40,22 @@ class Inferred:
 class Inference(Protocol):
     """A strategy; thread-safe."""
 
-    def turn(self, reading: Reading) -> Turn:
-        """Read the last user turn: one text to encode."""
+    judge: Judge | None
 
-    def infer(
-        self, reading: Reading, *, tenant: str, turn: Turn | None = None, shifted: bool = False
-    ) -> Inferred | None:
+    def stated(self, reading: Reading) -> Inferred | None:
+        """Find the task that the system prompt states; None if it states none."""
+
+    def turn(self, reading: Reading) -> Turn:
+        """Read the last user turn."""
+
+    def infer(self, reading: Reading, *, tenant: str, turn: Turn | None = None) -> Inferred | None:
         """
-        Find the conversation's task.
+        Find the task that the last user turn is at.
 
         Args:
             reading: What may be read.
             tenant: Whose library may be looked at.
             turn: What `turn` gave for it, if that was asked for.
-            shifted: The conversation left its first task, so that the system prompt and the
-                turns before the last no longer speak for it.
 
         Returns:
             None if no task can be told.
@@ -61,13 +65,17 @@ class Inference(Protocol):
 class NoInference:
     """The strategy ``off``: tasks are described or there is none."""
 
+    judge: Judge | None = None
+
+    def stated(self, reading: Reading) -> None:  # noqa: ARG002
+        """Read no system prompt."""
+        return
+
     def turn(self, reading: Reading) -> Turn:
         """Give a turn that never shifts a topic."""
-        return Turn(
-            np.zeros(1, np.float32),
-            is_helper=reading.is_helper,
-            is_held=True,
-        )
+        nothing = np.zeros(1, np.float32)
+        quiet = (0.0,) * len(ACTS)
+        return Turn(nothing, nothing, nothing, quiet, is_helper=reading.is_helper, is_held=True)
 
     def infer(
         self,
@@ -75,7 +83,6 @@ class NoInference:
         *,
         tenant: str,  # noqa: ARG002
         turn: Turn | None = None,  # noqa: ARG002
-        shifted: bool = False,  # noqa: ARG002
     ) -> None:
         """Infer nothing."""
         return
@@ -111,20 +118,36 @@ def hear(inference: Inference, reading: Reading, topic: Topic | None, *, tenant:
         topic: What the session remembers; None at its first task.
         tenant: Whose library may be looked at.
     """
+    stated = None
+    before = topic
+    if topic is None and (stated := inference.stated(reading)) is not None:
+        assert stated.embedding is not None, "what a system prompt states is embedded"
+        topic = begin(None, stated.text, stated.embedding, None, source="system")
     turn = inference.turn(reading)
-    step = follow(topic, turn)
+    after_aside = topic is None and _was_aside(inference, reading)
+    step = follow(topic, turn, inference.judge, after_aside=after_aside)
     if isinstance(step, Aside):
         return Heard(None, topic, step.why)
     if isinstance(step, Kept):
-        return Heard(step.topic.active.description, step.topic, "goes on", kept=True)
+        task = step.topic.active
+        why = "goes on with the task" if stated is None else stated.why
+        return Heard(task.description, step.topic, why, kept=before is not None, inferred=stated)
     if (back := step.back_to) is not None:
         known = begin(topic, back.description, back.embedding, turn, source=back.source)
         return Heard(back.description, known, step.why)
-    found = inference.infer(reading, tenant=tenant, turn=turn, shifted=topic is not None)
+    found = inference.infer(reading, tenant=tenant, turn=turn)
     if found is None:
         return Heard(None, topic, "no task can be told")
     if found.embedding is None:
         return Heard(found.text, topic, found.why, inferred=found)
     fresh = begin(topic, found.text, found.embedding, turn, source=found.source)
-    same = topic is not None and topic.active.description == found.text
+    same = before is not None and before.active.description == found.text
     return Heard(found.text, fresh, found.why, kept=same, inferred=found)
+
+
+def _was_aside(inference: Inference, reading: Reading) -> bool:
+    """Whether the turn before the last was an aside; nothing but the reading remembers it."""
+    if len(reading.turns) < 2:  # noqa: PLR2004
+        return False
+    earlier = inference.turn(replace(reading, turns=reading.turns[:-1], is_helper=False))
+    return isinstance(follow(None, earlier, None), Aside)

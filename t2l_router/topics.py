@@ -14,32 +14,52 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from t2l_router.turns import ACTS
+
 MAX_EARLIER = 3
 
 Vector = NDArray[np.float32]
+Matrix = NDArray[np.float32]
 Source = Literal["system", "inferred"]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """
-    What one user turn looks like to the heads that read it.
+    What one user turn looks like to the heads that read it; vectors are of unit L2 norm.
 
     Args:
-        embedding: Of what the user says, ``[D]`` float32 of unit L2 norm.
-        aside: How surely it is small talk or about the assistant itself, 0 to 1.
-        states_task: How surely it says what to do, rather than being something to do it with,
-            0 to 1.
+        embedding: Of all that the user says, ``[D]`` float32.
+        request: Of the part that asks for something, ``[D]``.
+        task: The request moved to where its task's description would be, ``[D]``.
+        acts: How surely it is each of `turns.ACTS`, 0 to 1.
+        nearest: Score of the best among the tasks known beforehand.
+        words: How many.
+        has_material: It holds more than the request.
         is_helper: It is a chat UI's own prompt.
         is_held: It must not choose a task: amid a tool call, or with text left out that posed as
             another role.
     """
 
     embedding: Vector
-    aside: float = 0.0
-    states_task: float = 0.0
+    request: Vector
+    task: Vector
+    acts: tuple[float, ...]
+    nearest: float = 0.0
+    words: int = 0
+    has_material: bool = False
     is_helper: bool = False
     is_held: bool = False
+
+    @property
+    def aside(self) -> float:
+        """How surely it is small talk or about the assistant itself, 0 to 1."""
+        return self.acts[ACTS.index("aside")]
+
+    @property
+    def states_task(self) -> float:
+        """How surely it says what to do, rather than being something to do it with, 0 to 1."""
+        return self.acts[ACTS.index("ask")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +72,37 @@ class TopicTask:
         source: Who named it: the system prompt, or inference from the user's turns.
         embedding: Of the description, ``[D]`` float32 of unit L2 norm.
         example: Mean of the embeddings of its turns, ``[D]``; zeros before the first.
-        turns: How many turns the mean is over.
+        example_task: The same of `Turn.task`.
+        turns: How many turns there were.
     """
 
     description: str
     source: Source
     embedding: Vector
     example: Vector
+    example_task: Vector
     turns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a session remembers: the active task and the latest earlier ones, the newest first."""
+    """
+    What a session remembers.
+
+    Args:
+        active: The task it is at.
+        earlier: The ones before, the newest first, at most `MAX_EARLIER`.
+        doubt: How much the last turn looked like a shift without being taken for one, 0 to 1.
+    """
 
     active: TopicTask
     earlier: tuple[TopicTask, ...] = ()
+    doubt: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values, about 4 kB a task."""
-        return {"tasks": [_task_to_json(task) for task in (self.active, *self.earlier)]}
+        tasks = [_task_to_json(task) for task in (self.active, *self.earlier)]
+        return {"tasks": tasks, "doubt": self.doubt}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> "Topic":
@@ -83,9 +114,9 @@ class Topic:
         """
         try:
             active, *earlier = (_task_from_json(task) for task in raw["tasks"])
+            return cls(active, tuple(earlier[:MAX_EARLIER]), float(raw["doubt"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a topic: {error!r}") from None
-        return cls(active, tuple(earlier[:MAX_EARLIER]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,30 +150,115 @@ class Aside:
 Step = Kept | Shifted | Aside
 
 
-def follow(topic: Topic | None, turn: Turn) -> Step:
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """
+    Weighs a turn's evidence: a trained perceptron over `evidence`.
+
+    Args:
+        mean: ``[F]``, what is subtracted first.
+        deviation: ``[F]``, what is divided by.
+        weights: ``[d_in, d_out]`` each; GELU between two.
+        biases: ``[d_out]`` each.
+    """
+
+    mean: Vector
+    deviation: Vector
+    weights: tuple[NDArray[np.float32], ...]
+    biases: tuple[Vector, ...]
+
+    def __call__(self, evidence: Vector) -> tuple[float, float, float]:
+        """Give the probabilities of going on, of a shift and of an aside."""
+        row = (evidence - self.mean) / self.deviation
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            row = row @ weight + bias
+            if i + 1 < len(self.weights):
+                row = (
+                    row * np.float32(0.5) * (1 + np.tanh(0.7978845608 * (row + 0.044715 * row**3)))
+                )
+        powers = np.exp(row - row.max())
+        keep, shift, aside = (float(p) for p in powers / powers.sum())
+        return keep, shift, aside
+
+
+ASIDE = 0.5
+FIRST_ASIDE = 0.35  # without any task so far, small talk is likelier
+AGAIN_ASIDE = 0.2  # and more so after small talk
+SHIFT = 0.5
+RETURN = 0.4
+DOUBT = 0.25  # share of the last turn's doubt that adds to a turn's own
+
+
+def follow(
+    topic: Topic | None, turn: Turn, judge: Judge | None, *, after_aside: bool = False
+) -> Step:
     """
     Say what a turn does to the topic.
 
     Args:
         topic: What the session remembers; None at its first task.
         turn: The last user turn, as read.
+        judge: Weighs the evidence for a shift; None where topics never shift.
+        after_aside: Without a topic: whether the turn before was an aside.
     """
     if turn.is_helper:
         return Aside("a chat UI's own prompt")
-    if turn.is_held and topic is not None:
-        return Kept(topic)
-    if turn.aside > ASIDE:
-        return Aside("small talk")
     if topic is None:
+        if turn.aside > (AGAIN_ASIDE if after_aside else FIRST_ASIDE):
+            return Aside("small talk")
         return Shifted("the first task of the conversation")
-    return Kept(counted(topic, turn))
+    if turn.is_held or judge is None:
+        return Kept(topic)
+    keep, shift, aside = judge(evidence(topic, turn))
+    if aside > ASIDE:
+        return Aside("small talk")
+    share = shift / (keep + shift)
+    if share + DOUBT * topic.doubt <= SHIFT:
+        return Kept(replace(counted(topic, turn), doubt=share))
+    back_to = max(topic.earlier, key=lambda task: _nearness(task, turn), default=None)
+    if back_to is not None and turn.acts[ACTS.index("return")] > RETURN:
+        return Shifted("back to an earlier task", back_to)
+    return Shifted("the turn is at another task")
 
 
-ASIDE = 0.5
+def evidence(topic: Topic, turn: Turn) -> Vector:
+    """Give what speaks for and against a shift, ``[F]`` float32; similarities are cosines."""
+    task = topic.active
+    acts = [float(np.log((p + 0.01) / (1.01 - p))) for p in turn.acts]
+    own = float(turn.task @ task.embedding)
+    here = _nearness(task, turn)
+    elsewhere = max((_nearness(other, turn) for other in topic.earlier), default=here - 1)
+    return np.array(
+        [
+            *acts,
+            float(turn.request @ task.embedding),
+            float(turn.embedding @ task.embedding),
+            own,
+            turn.nearest - own,
+            turn.nearest,
+            _cosine(turn.embedding, task.example),
+            _cosine(turn.task, task.example_task),
+            elsewhere - here,
+            float(task.source == "system"),
+            float(task.turns > 0),
+            min(turn.words, 20) / 20,
+            float(turn.has_material),
+            float(bool(topic.earlier)),
+        ],
+        dtype=np.float32,
+    )
+
+
+def _nearness(task: TopicTask, turn: Turn) -> float:
+    return float(turn.task @ task.embedding) + _cosine(turn.task, task.example_task)
+
+
+def _cosine(unit: Vector, mean: Vector) -> float:
+    return float(unit @ mean) / max(float(np.linalg.norm(mean)), 1e-6)
 
 
 def begin(
-    topic: Topic | None, description: str, embedding: Vector, turn: Turn, *, source: Source
+    topic: Topic | None, description: str, embedding: Vector, turn: Turn | None, *, source: Source
 ) -> Topic:
     """
     Make a task the active one; the one before is remembered.
@@ -151,22 +267,32 @@ def begin(
         topic: As it was; None at the first task.
         description: The new task in words.
         embedding: Of it.
-        turn: The turn that began it.
+        turn: The turn that began it; None for a task that only the system prompt states so far.
         source: Who named the task.
     """
-    fresh = TopicTask(description, source, embedding, np.zeros_like(embedding))
     known = () if topic is None else (topic.active, *topic.earlier)
     same = [task for task in known if task.description == description]
     rest = tuple(task for task in known if task.description != description)
-    return counted(Topic(same[0] if same else fresh, rest[:MAX_EARLIER]), turn)
+    if same:
+        active = same[0]
+    else:
+        nothing = np.zeros_like(embedding)
+        active = TopicTask(description, source, embedding, nothing, nothing)
+    begun = Topic(active, rest[:MAX_EARLIER])
+    return begun if turn is None else counted(begun, turn)
 
 
 def counted(topic: Topic, turn: Turn) -> Topic:
-    """Count a turn among the active task's examples; the mean forgets old ones slowly."""
+    """Count a turn among the active task's examples; the means forget old ones slowly."""
     task = topic.active
-    turns = task.turns + 1
-    example = task.example + (turn.embedding - task.example) / np.float32(min(turns, 8))
-    return replace(topic, active=replace(task, example=example, turns=turns))
+    share = np.float32(1 / min(task.turns + 1, 8))
+    counted_in = replace(
+        task,
+        example=task.example + (turn.embedding - task.example) * share,
+        example_task=task.example_task + (turn.task - task.example_task) * share,
+        turns=task.turns + 1,
+    )
+    return replace(topic, active=counted_in, doubt=0.0)
 
 
 def _task_to_json(task: TopicTask) -> dict[str, Any]:
@@ -175,6 +301,7 @@ def _task_to_json(task: TopicTask) -> dict[str, Any]:
         "source": task.source,
         "embedding": _pack(task.embedding),
         "example": _pack(task.example),
+        "example_task": _pack(task.example_task),
         "turns": task.turns,
     }
 
@@ -182,13 +309,19 @@ def _task_to_json(task: TopicTask) -> dict[str, Any]:
 def _task_from_json(raw: Mapping[str, Any]) -> TopicTask:
     if raw["source"] not in ("system", "inferred"):
         raise ValueError(f"not a topic: no source {raw['source']!r}")
-    embedding, example = _unpack(raw["embedding"]), _unpack(raw["example"])
-    return TopicTask(str(raw["description"]), raw["source"], embedding, example, int(raw["turns"]))
+    return TopicTask(
+        str(raw["description"]),
+        raw["source"],
+        _unpack(raw["embedding"]),
+        _unpack(raw["example"]),
+        _unpack(raw["example_task"]),
+        int(raw["turns"]),
+    )
 
 
 def _pack(vector: Vector) -> str:
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return base64.b64encode(vector.astype("<f2").tobytes()).decode()
 
 
 def _unpack(text: str) -> Vector:
-    return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float32)

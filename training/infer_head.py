@@ -1,0 +1,375 @@
+"""
+Trains the heads that inference reads turns with; everything runs on a CPU.
+
+    python -m training.infer_head --corpus FOLDER --cache embeddings.safetensors --out FOLDER
+
+What a made-up chat shows the judge comes from heads that never saw the chat's tasks (folds);
+otherwise he would trust them more than they deserve on new tasks.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from t2l_router import models
+from t2l_router.config import Settings
+from t2l_router.encoder import TaskEncoder
+from t2l_router.heads import FILE, Heads, Layers, joined
+from t2l_router.inference_head import Encoder, HeadInference
+from t2l_router.reading import Reading
+from t2l_router.topics import Judge, Matrix, Vector, begin, counted, evidence
+from t2l_router.turns import ACTS, request_part
+from training.chat import Asides, Chat, ChatTask, from_corpus, load_written, made_up
+from training.corpus import load_tasks
+
+SPLITS = ("train", "train_aux")
+LICENCES = ("permissive", "share_alike", "unknown")
+FOLDS = 4
+
+
+class CachedEncoder:
+    """
+    An encoder that keeps what it embedded.
+
+    Args:
+        encoder: Asked for new texts.
+        path: Where embeddings are kept, half precision; may not exist yet.
+    """
+
+    def __init__(self, encoder: Encoder, path: Path | None = None) -> None:
+        self._encoder = encoder
+        self._path = path
+        self._rows: dict[str, Vector] = {}
+        if path is not None and path.is_file():
+            with safe_open(path, "np") as file:
+                rows = file.get_tensor("embeddings").astype(np.float32)
+                self._rows = dict(zip(json.loads(file.metadata()["texts"]), rows, strict=True))
+
+    def embed(self, texts: Sequence[str]) -> Matrix:
+        """Embed texts, those seen before from memory."""
+        new = sorted({text for text in texts if text not in self._rows})
+        if new:
+            self._rows.update(zip(new, self._encoder.embed(new), strict=True))
+        return np.stack([self._rows[text] for text in texts])
+
+    def save(self) -> None:
+        """Write what is known."""
+        if self._path is not None:
+            rows = np.stack(list(self._rows.values())).astype(np.float16)
+            about = {"texts": json.dumps(list(self._rows))}
+            save_file({"embeddings": rows}, self._path, metadata=about)
+
+
+class Texts:
+    """
+    The training material with its embeddings.
+
+    Args:
+        written: Tasks written for this purpose.
+        corpus: Tasks of a corpus.
+        asides: What is no task.
+        encoder: Embeds all of it, now.
+    """
+
+    def __init__(
+        self,
+        written: Sequence[ChatTask],
+        corpus: Sequence[ChatTask],
+        asides: Asides,
+        encoder: CachedEncoder,
+    ) -> None:
+        self.written, self.corpus, self.asides, self.encoder = written, corpus, asides, encoder
+        everything = [
+            text
+            for task in (*written, *corpus)
+            for text in (task.description, *task.turns(), *task.systems)
+        ]
+        everything += [*asides.asides, *asides.helpers, *asides.personas, *asides.system_tasks]
+        everything += [request_part(text) for text in everything]
+        encoder.embed(everything)
+        encoder.save()
+
+
+def fit_acts(
+    written: Sequence[ChatTask], corpus: Sequence[ChatTask], asides: Asides, encoder: Encoder
+) -> Layers:
+    """Learn what a turn is, from written turns and a few of each corpus task."""
+    kinds: list[tuple[str, Sequence[str]]] = [("aside", asides.asides), ("helper", asides.helpers)]
+    for task in written:
+        kinds += [("ask", task.asks), ("ask", task.requests), ("input", task.inputs)]
+        kinds += [("follow-up", task.follow_ups), ("return", task.returns)]
+    for task in corpus:
+        kinds += [("ask", task.asks[:2]), ("input", task.inputs[:2])]
+    rows = [(text, ACTS.index(kind)) for kind, texts in kinds for text in texts]
+    texts = [text for text, _ in rows]
+    return _logistic(joined(encoder.embed(texts), texts), [label for _, label in rows], len(ACTS))
+
+
+def fit_states(
+    written: Sequence[ChatTask], corpus: Sequence[ChatTask], asides: Asides, encoder: Encoder
+) -> Layers:
+    """Learn which sentences of a system prompt state a task."""
+    stating = [*asides.system_tasks, *(s for task in written for s in task.systems)]
+    stating += [task.requests[0] for task in corpus[::4]]
+    texts = [*stating, *asides.personas]
+    labels = [1] * len(stating) + [0] * len(asides.personas)
+    both = _logistic(joined(encoder.embed(texts), texts), labels, 2)
+    # Of two classes the difference is enough.
+    weight, bias = both.weights[0], both.biases[0]
+    return Layers((weight[:, 1:] - weight[:, :1],), (bias[1:] - bias[:1],))
+
+
+def _logistic(rows: Matrix, labels: Sequence[int], classes: int, *, decay: float = 0.01) -> Layers:
+    x, y = torch.from_numpy(rows), torch.tensor(labels)
+    mean = x.mean(0)
+    weight = torch.zeros(x.shape[1], classes, requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    counts = torch.bincount(y, minlength=classes).float()
+    balance = (counts.sum() / counts.clamp(min=1) / classes).sqrt()
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        total = cross_entropy((x - mean) @ weight + bias, y, weight=balance)
+        total = total + decay * weight.pow(2).sum() / 2
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        moved = bias - mean @ weight
+    return Layers((weight.detach().numpy(),), (moved.numpy(),))
+
+
+def fit_to_task(
+    written: Sequence[ChatTask],
+    corpus: Sequence[ChatTask],
+    encoder: Encoder,
+    *,
+    seed: int,
+    steps: int = 300,
+    hidden: int = 512,
+    temperature: float = 0.05,
+) -> Layers:
+    """Learn to move a turn to its task's description: InfoNCE, other tasks' descriptions wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    dim = encoder.embed([written[0].description]).shape[1]
+    pools = []
+    for task in (*written, *corpus):
+        said = [*task.asks, *task.inputs, *task.returns] if task.returns else [*task.inputs]
+        sides = (said, [request_part(t) for t in said] if task.returns else said)
+        turns = torch.from_numpy(encoder.embed([*sides[0], *sides[1]]))
+        described = [task.description, *task.requests, *(() if task.returns else task.asks)]
+        goals = torch.from_numpy(encoder.embed(described))
+        centre = goals[:1] if task.returns else normalize(goals.mean(0, keepdim=True), dim=1)
+        pools.append((turns, torch.cat([goals, centre.expand(len(goals), -1)])))
+    first, second, drop = nn.Linear(dim, hidden), nn.Linear(hidden, dim), nn.Dropout(0.4)
+    nn.init.zeros_(second.weight)
+    nn.init.zeros_(second.bias)
+    optimizer = torch.optim.AdamW([*first.parameters(), *second.parameters()], 1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    n_written = min(40, len(written))
+    for _ in range(steps):
+        some = torch.randperm(len(written), generator=generator)[:n_written]
+        others = torch.randperm(len(corpus), generator=generator)[:192] + len(written)
+        chosen = [pools[i] for i in torch.cat([some, others]).tolist()]
+        turns = torch.stack([_any(pool[0], generator) for pool in chosen])
+        goals = torch.stack([_any(pool[1], generator) for pool in chosen])
+        hidden_rows = nn.functional.gelu(first(drop(turns)), approximate="tanh")
+        scores = normalize(turns + second(drop(hidden_rows)), dim=1) @ goals.T / temperature
+        right = torch.arange(len(chosen))
+        loss = (cross_entropy(scores, right) + cross_entropy(scores.T, right)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    weights = tuple(layer.weight.detach().T.contiguous().numpy() for layer in (first, second))
+    return Layers(weights, tuple(layer.bias.detach().numpy() for layer in (first, second)))
+
+
+def _any(rows: Tensor, generator: torch.Generator) -> Tensor:
+    return rows[int(torch.randint(len(rows), (1,), generator=generator))]
+
+
+def fit_judge(rows: Matrix, labels: Sequence[int], *, seed: int, hidden: int = 24) -> Judge:
+    """Learn to weigh the evidence: 0 goes on, 1 shifts, 2 is an aside."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.from_numpy(rows), torch.tensor(labels)
+    mean, deviation = x.mean(0), x.std(0) + 1e-2
+    x = (x - mean) / deviation
+    first, second = nn.Linear(x.shape[1], hidden), nn.Linear(hidden, 3)
+    steps = 800
+    optimizer = torch.optim.AdamW(
+        [*first.parameters(), *second.parameters()], 0.01, weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        batch = torch.randint(len(x), (2_048,), generator=generator)
+        scores = second(nn.functional.gelu(first(x[batch]), approximate="tanh"))
+        loss = cross_entropy(scores, y[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    layers = (first, second)
+    return Judge(
+        mean.numpy(),
+        deviation.numpy(),
+        tuple(layer.weight.detach().T.contiguous().numpy() for layer in layers),
+        tuple(layer.bias.detach().numpy() for layer in layers),
+    )
+
+
+def watch(
+    chat: Chat, tasks: Sequence[ChatTask], inference: HeadInference, encoder: Encoder
+) -> tuple[list[Vector], list[int]]:
+    """Give the evidence before each turn of a made-up chat, as if all before were read right."""
+    rows, labels = [], []
+
+    def described(task: int) -> Vector:
+        return encoder.embed([tasks[task].description])[0]
+
+    topic = None
+    if chat.system is not None:
+        stated = encoder.embed([chat.system])[0]
+        topic = begin(None, tasks[chat.first].description, stated, None, source="system")
+    for said in chat.turns:
+        turn = inference.turn(Reading(None, (said.text,)))
+        if topic is not None:
+            rows.append(evidence(topic, turn))
+            labels.append(2 if said.task is None else int(said.shifts))
+        if said.task is None:
+            continue
+        if topic is None or said.shifts:
+            description = tasks[said.task].description
+            topic = begin(topic, description, described(said.task), turn, source="inferred")
+        else:
+            topic = counted(topic, turn)
+    return rows, labels
+
+
+def train(
+    texts: Texts, fingerprint: str, *, seed: int, chats: int
+) -> tuple[Heads, dict[str, float]]:
+    """Train all heads; the judge on chats of tasks that the other heads of its fold never saw."""
+    written, corpus, encoder = texts.written, texts.corpus, texts.encoder
+    rows: list[Vector] = []
+    labels: list[int] = []
+    for fold in range(FOLDS):
+        seen = [task for i, task in enumerate(written) if i % FOLDS != fold]
+        seen_corpus = [task for i, task in enumerate(corpus) if i % FOLDS != fold]
+        n_asides = len(texts.asides.asides)
+        asides = texts.asides.asides
+        kept = Asides(
+            tuple(asides[i] for i in range(n_asides) if i % FOLDS != fold),
+            texts.asides.helpers,
+            texts.asides.personas,
+            texts.asides.system_tasks,
+        )
+        heads = _heads(seen, seen_corpus, kept, texts, fingerprint, seed=seed)
+        inference = HeadInference(encoder, heads)
+        unseen_asides = [asides[i] for i in range(n_asides) if i % FOLDS == fold]
+        unseen = [task for i, task in enumerate(written) if i % FOLDS == fold]
+        unseen_corpus = [task for i, task in enumerate(corpus) if i % FOLDS == fold]
+        for pool, share in ((unseen, 0.8), (unseen_corpus, 0.2)):
+            n = int(chats * share / FOLDS)
+            for chat in made_up(pool, unseen_asides, n=n, seed=seed * 100 + fold):
+                new_rows, new_labels = watch(chat, pool, inference, encoder)
+                rows += new_rows
+                labels += new_labels
+        print(f"fold {fold + 1} of {FOLDS}: {len(rows):,} turns", flush=True)
+    evidence_rows = np.stack(rows)
+    # The last tenth is kept aside to say how well the judge does.
+    cut = len(rows) * 9 // 10
+    order = np.random.default_rng(seed).permutation(len(rows))
+    inside, outside = order[:cut], order[cut:]
+    checked = fit_judge(evidence_rows[inside], [labels[i] for i in inside], seed=seed)
+    figures = _judged(checked, evidence_rows[outside], [labels[i] for i in outside])
+    heads = _heads(written, corpus, texts.asides, texts, fingerprint, seed=seed)
+    judge = fit_judge(evidence_rows, labels, seed=seed)
+    return replace(heads, judge=judge), figures
+
+
+def _judged(judge: Judge, rows: Matrix, labels: Sequence[int]) -> dict[str, float]:
+    said = np.array([int(np.argmax(judge(row))) for row in rows])
+    true = np.array(labels)
+    shifts = max(int((said == 1).sum()), 1), max(int((true == 1).sum()), 1)
+    right = int(((said == 1) & (true == 1)).sum())
+    return {
+        "accuracy": float((said == true).mean()),
+        "shift_precision": right / shifts[0],
+        "shift_recall": right / shifts[1],
+        "turns": float(len(labels)),
+    }
+
+
+def _heads(
+    written: Sequence[ChatTask],
+    corpus: Sequence[ChatTask],
+    asides: Asides,
+    texts: Texts,
+    fingerprint: str,
+    *,
+    seed: int,
+) -> Heads:
+    encoder = texts.encoder
+    to_task = fit_to_task(written, corpus, encoder, seed=seed)
+    # All written tasks are known ones; which of them the heads were trained on is another matter.
+    known = tuple(task.description for task in texts.written)
+    embeddings = encoder.embed(known)
+    nothing = np.zeros(0, np.float32)
+    heads = Heads(
+        fit_acts(written, corpus, asides, encoder),
+        fit_states(written, corpus, asides, encoder),
+        to_task,
+        Judge(nothing, nothing, (), ()),
+        known,
+        embeddings,
+        np.zeros(len(known), np.float32),
+        fingerprint,
+    )
+    turns = encoder.embed([text for task in written for text in (*task.asks, *task.inputs)])
+    scores = np.sort(heads.in_task_space(turns) @ embeddings.T, axis=0)
+    # Half the mean of its best scores: some descriptions are near to everything.
+    bias = np.asarray(scores[-40:].mean(axis=0) / 2, np.float32)
+    return replace(heads, task_bias=bias)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the heads of inference and write them with a card."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--chats", type=int, default=4_000)
+    parser.add_argument("--inputs", type=int, default=8, help="inputs of each corpus task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    began = time.perf_counter()
+    encoder = TaskEncoder.load(models.pull(args.encoder, cache_dir=Settings().cache_dir))
+    tasks = [t for t in load_tasks(args.corpus, SPLITS) if t.licence_class in LICENCES]
+    written, asides = load_written(args.seed)
+    corpus = from_corpus(tasks, inputs=args.inputs, seed=args.seed)
+    texts = Texts(written, corpus, asides, CachedEncoder(encoder, args.cache))
+    print(f"embedded after {time.perf_counter() - began:.0f} s", flush=True)
+    heads, figures = train(texts, encoder.fingerprint, seed=args.seed, chats=args.chats)
+    args.out.mkdir(parents=True, exist_ok=True)
+    heads.save(args.out / FILE)
+    print(json.dumps(figures | {"minutes": round((time.perf_counter() - began) / 60, 1)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -209,7 +209,7 @@ def build_router(
         open_library(settings, actor="server"),
         served_model(writing.base, settings.base_model, writing.generator.encoder_name),
         engine,
-        Making(writing.encoder, writing.generator, LoraTensors(writing.generator.spec)),
+        _making(settings, writing),
     )
 
 
@@ -228,8 +228,56 @@ def build_explainer(
         open_library(settings, actor=operator()),
         served_model(writing.base, settings.base_model, writing.generator.encoder_name),
         EchoEngine(),
-        Making(writing.encoder, writing.generator, LoraTensors(writing.generator.spec)),
+        _making(settings, writing),
     )
+
+
+def _making(settings: Settings, writing: Writing) -> "Making":
+    return Making(
+        writing.encoder,
+        writing.generator,
+        LoraTensors(writing.generator.spec),
+        build_inference(settings, writing.encoder),
+    )
+
+
+def build_inference(settings: Settings, encoder: "TaskEncoder") -> "Inference | None":
+    """
+    Build the strategy that the settings name; None is ``off``.
+
+    Raises:
+        ConfigError: A setting that it needs is missing or wrong.
+        ModelCorrupt: The heads can't be read.
+    """
+    if settings.inference == "off":
+        return None
+    from t2l_router import heads
+    from t2l_router.inference_head import HeadInference
+    from t2l_router.inference_library import LibraryInference, load_examples
+    from t2l_router.inference_llm import LlmInference
+
+    try:
+        trained = heads.load(settings.inference_heads, encoder=encoder.fingerprint)
+    except CheckpointMismatch as error:
+        if settings.inference_heads or settings.inference != "head":
+            raise
+        # The default must not keep anyone from using an encoder that has no heads yet.
+        logger.warning("tasks that nobody describes are not inferred: %s", error)
+        return None
+    if settings.inference == "library":
+        if settings.inference_examples is None:
+            raise ConfigError("inference is library: inference_examples must name a file")
+        return LibraryInference(encoder, trained, load_examples(settings.inference_examples))
+    if settings.inference == "llm":
+        if settings.inference_model is None:
+            raise ConfigError("inference is llm: inference_model must name a model")
+        return LlmInference(
+            encoder,
+            trained,
+            model=settings.inference_model,
+            timeout_s=settings.inference_timeout_s,
+        )
+    return HeadInference(encoder, trained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +299,11 @@ class Making:
 
 
 def assemble(
-    settings: Settings, store: AdapterStore, model: ServedModel, engine: Engine, making: Making
+    settings: Settings,
+    store: AdapterStore,
+    model: ServedModel,
+    engine: Engine,
+    making: Making,
 ) -> Router:
     """
     Put a router together.

@@ -4,15 +4,18 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from t2l_router.errors import CheckpointMismatch, ModelCorrupt
 from t2l_router.topics import Judge, Matrix, Vector
 from t2l_router.turns import wording
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FORMAT = "1"
 FILE = "heads.safetensors"
@@ -62,6 +65,7 @@ class Heads:
         acts: Embedding and wording -> what the turn is, logits of `turns.ACTS`.
         states: Embedding and wording of a sentence -> logit that it states a task.
         to_task: Embedding of a turn -> what to add to reach its task's description.
+        which: Embedding and wording -> which of *tasks* it is, logits.
         judge: Weighs whether a turn goes on with the topic.
         tasks: Descriptions of common tasks, to choose among.
         task_embeddings: ``[N, D]`` of unit L2 norm, theirs.
@@ -72,6 +76,7 @@ class Heads:
     acts: Layers
     states: Layers
     to_task: Layers
+    which: Layers
     judge: Judge
     tasks: tuple[str, ...]
     task_embeddings: Matrix
@@ -87,6 +92,10 @@ class Heads:
         logits = self.states(joined(embeddings, texts))[:, 0]
         return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
+    def which_task(self, embeddings: Matrix, texts: list[str]) -> Matrix:
+        """Give ``[N, len(tasks)]`` probabilities."""
+        return softmax(self.which(joined(embeddings, texts)))
+
     def in_task_space(self, embeddings: Matrix) -> Matrix:
         """Move ``[N, D]`` turns to where their tasks' descriptions are; unit L2 norm."""
         moved = embeddings + self.to_task(embeddings)
@@ -101,6 +110,7 @@ class Heads:
             "judge.deviation": self.judge.deviation,
         }
         layers = {"acts": self.acts, "states": self.states, "to_task": self.to_task}
+        layers["which"] = self.which
         layers["judge"] = Layers(self.judge.weights, self.judge.biases)
         for name, part in layers.items():
             for i, (weight, bias) in enumerate(zip(part.weights, part.biases, strict=True)):
@@ -145,6 +155,7 @@ def load(path: Path | None = None, *, encoder: str) -> Heads:
             _layers(tensors, "acts"),
             _layers(tensors, "states"),
             _layers(tensors, "to_task"),
+            _layers(tensors, "which"),
             Judge(tensors["judge.mean"], tensors["judge.deviation"], judge.weights, judge.biases),
             tasks,
             tensors["task_embeddings"],

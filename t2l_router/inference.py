@@ -40,7 +40,9 @@ class Inferred:
 class Inference(Protocol):
     """A strategy; thread-safe."""
 
-    judge: Judge | None
+    @property
+    def judge(self) -> Judge | None:
+        """What weighs whether a topic shifts; None where it never does."""
 
     def stated(self, reading: Reading) -> Inferred | None:
         """Find the task that the system prompt states; None if it states none."""
@@ -75,7 +77,9 @@ class NoInference:
         """Give a turn that never shifts a topic."""
         nothing = np.zeros(1, np.float32)
         quiet = (0.0,) * len(ACTS)
-        return Turn(nothing, nothing, nothing, quiet, is_helper=reading.is_helper, is_held=True)
+        return Turn(
+            nothing, nothing, nothing, quiet, nothing, is_helper=reading.is_helper, is_held=True
+        )
 
     def infer(
         self,

@@ -16,7 +16,8 @@ from t2l_router.turns import request_part
 STATES_TASK = 0.5
 MAX_SENTENCES = 24
 ASKS = 0.5  # from here on a turn is taken to say what to do
-SAME_TASK = 0.62  # a request this near to a known description means that task
+SURE = 0.5  # from here on the heads' word for a known task is taken
+SAME_TASK = 0.6  # a request this near to a known description means that task
 _SENTENCE = re.compile(r"(?<=[.!?:;])\s+|\n+")
 
 
@@ -69,12 +70,14 @@ class HeadInference:
         texts = [text] if request == text else [text, request]
         embeddings = self._encoder.embed(texts)
         (task,) = self._heads.in_task_space(embeddings[-1:])
-        acts = self._heads.read_acts(embeddings[:1], [text])[0]
+        acts = self._heads.read_acts(embeddings[-1:], [request])[0]
+        (which,) = self._heads.which_task(embeddings[-1:], [request])
         return Turn(
             embeddings[0],
             embeddings[-1],
             task,
             tuple(float(p) for p in acts),
+            which,
             nearest=float((self._heads.task_embeddings @ task - self._heads.task_bias).max()),
             words=len(text.split()),
             has_material=len(texts) > 1,
@@ -89,22 +92,26 @@ class HeadInference:
         tenant: str,  # noqa: ARG002 - knows no library
         turn: Turn | None = None,
     ) -> Inferred | None:
-        """Take the user's own words if they say what to do, else the nearest known task."""
+        """Take a task known beforehand if it surely is one, else the user's own words."""
         turn = turn or self.turn(reading)
         heads = self._heads
         request = _description(request_part(reading.last))
         if request is None:
             return None
-        scores = heads.task_embeddings @ turn.task - heads.task_bias
-        best = int(scores.argmax())
+        likely = turn.which + heads.task_embeddings @ turn.request
+        best = int(likely.argmax())
+        known = Inferred(
+            heads.tasks[best],
+            float(turn.which[best]),
+            "the nearest task known beforehand",
+            heads.task_embeddings[best],
+        )
         if turn.states_task < ASKS:
-            why = "the nearest known task to the turn"
-            return Inferred(heads.tasks[best], turn.nearest, why, heads.task_embeddings[best])
-        if contradictions(request, heads.tasks[best]):
-            return Inferred(request, turn.states_task, "the turn says what to do", turn.request)
-        if max(float(turn.request @ heads.task_embeddings[best]), turn.nearest) >= SAME_TASK:
-            why = "the turn asks for a known task"
-            return Inferred(heads.tasks[best], turn.nearest, why, heads.task_embeddings[best])
+            return known
+        near = float(heads.task_embeddings[best] @ turn.request)
+        surely = turn.which[best] >= SURE or near >= SAME_TASK
+        if surely and not contradictions(request, heads.tasks[best]):
+            return known
         return Inferred(request, turn.states_task, "the turn says what to do", turn.request)
 
 

@@ -38,9 +38,7 @@ class LibraryInference(HeadInference):
         self._embeddings = encoder.embed(self._tasks)
         self._examples = [encoder.embed(examples[task]) for task in self._tasks]
 
-    def infer(
-        self, reading: Reading, *, tenant: str, turn: Turn | None = None
-    ) -> Inferred | None:
+    def infer(self, reading: Reading, *, tenant: str, turn: Turn | None = None) -> Inferred | None:
         """Take the task with the nearest examples, else what ``head`` would."""
         turn = turn or self.turn(reading)
         if turn.states_task < ASKS:
@@ -65,23 +63,25 @@ def load_examples(path: Path) -> dict[str, list[str]]:
     Raises:
         ConfigError: The file can't be read, or a line is something else.
     """
-    examples: dict[str, list[str]] = {}
     try:
-        with path.open(encoding="utf8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    raw = json.loads(line)
-                    text = normalise(raw["input"][:MAX_CHARS])
-                    known = examples.setdefault(validated(raw["description"]), [])
-                    if text and len(known) < MAX_EXAMPLES:
-                        known.append(text)
-    except OSError as error:
-        raise ConfigError(f"inference_examples: {error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, InvalidDescription) as error:
-        raise ConfigError(
-            f"inference_examples, {path}, line {number}: {error}; a line looks like "
-            '{"description": "...", "input": "..."}'
-        ) from None
+        lines = path.read_text(encoding="utf8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"inference_examples: {path}: {error}") from None
+    examples: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            raw = json.loads(line)
+            task, text = validated(raw["description"]), normalise(raw["input"][:MAX_CHARS])
+        except (ValueError, KeyError, TypeError, InvalidDescription) as error:
+            raise ConfigError(
+                f"inference_examples, {path}, line {number}: {error!r}; a line looks like "
+                '{"description": "...", "input": "..."}'
+            ) from None
+        known = examples.setdefault(task, [])
+        if text and len(known) < MAX_EXAMPLES:
+            known.append(text)
     examples = {task: inputs for task, inputs in examples.items() if inputs}
     if not examples:
         raise ConfigError(f"inference_examples: {path} holds no example")

@@ -68,12 +68,12 @@ class LlmInference(HeadInference):
             raise ConfigError(
                 "inference is llm, but litellm is missing: pip install 't2l[litellm]'"
             ) from None
+        # It prints advice to stdout at each error.
+        litellm.suppress_debug_info = True
         self._completion = litellm.completion
         self._model, self._timeout_s, self._options = model, timeout_s, options or {}
 
-    def infer(
-        self, reading: Reading, *, tenant: str, turn: Turn | None = None
-    ) -> Inferred | None:
+    def infer(self, reading: Reading, *, tenant: str, turn: Turn | None = None) -> Inferred | None:
         """Take the model's word, once it is a valid description; else what ``head`` would."""
         turn = turn or self.turn(reading)
         try:
@@ -113,7 +113,7 @@ class LlmInference(HeadInference):
         if raw["task"] is None:
             return None
         try:
-            # The model has read what anyone may have written: its answer is checked like a client's.
+            # The model has read what anyone may have written: its answer is checked like theirs.
             task = validated(raw["task"])
         except InvalidDescription as error:
             raise ValueError(str(error)) from None

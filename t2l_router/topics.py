@@ -7,6 +7,7 @@ the task stays, or shifts to another task, perhaps back to an earlier one.
 """
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -33,6 +34,7 @@ class Turn:
         request: Of the part that asks for something, ``[D]``.
         task: The request moved to where its task's description would be, ``[D]``.
         acts: How surely it is each of `turns.ACTS`, 0 to 1.
+        which: How surely it is at each task known beforehand, ``[N]``, 0 to 1.
         nearest: Score of the best among the tasks known beforehand.
         words: How many.
         has_material: It holds more than the request.
@@ -45,6 +47,7 @@ class Turn:
     request: Vector
     task: Vector
     acts: tuple[float, ...]
+    which: Vector
     nearest: float = 0.0
     words: int = 0
     has_material: bool = False
@@ -73,6 +76,7 @@ class TopicTask:
         embedding: Of the description, ``[D]`` float32 of unit L2 norm.
         example: Mean of the embeddings of its turns, ``[D]``; zeros before the first.
         example_task: The same of `Turn.task`.
+        which: The same of `Turn.which`, ``[N]``.
         turns: How many turns there were.
     """
 
@@ -81,6 +85,7 @@ class TopicTask:
     embedding: Vector
     example: Vector
     example_task: Vector
+    which: Vector
     turns: int = 0
 
 
@@ -186,10 +191,11 @@ FIRST_ASIDE = 0.35  # without any task so far, small talk is likelier
 AGAIN_ASIDE = 0.2  # and more so after small talk
 SHIFT = 0.5
 RETURN = 0.4
+OVERRIDE = 0.4
 DOUBT = 0.25  # share of the last turn's doubt that adds to a turn's own
 
 
-def follow(
+def follow(  # noqa: PLR0911 - each case is one line of its answer
     topic: Topic | None, turn: Turn, judge: Judge | None, *, after_aside: bool = False
 ) -> Step:
     """
@@ -213,7 +219,10 @@ def follow(
     if aside > ASIDE:
         return Aside("small talk")
     share = shift / (keep + shift)
-    if share + DOUBT * topic.doubt <= SHIFT:
+    asks = turn.states_task + turn.acts[ACTS.index("return")]
+    # What a system prompt states is done with whatever comes, unless it clearly asks for more.
+    stays = topic.active.source == "system" and asks < OVERRIDE
+    if stays or share + DOUBT * topic.doubt <= SHIFT:
         return Kept(replace(counted(topic, turn), doubt=share))
     back_to = max(topic.earlier, key=lambda task: _nearness(task, turn), default=None)
     if back_to is not None and turn.acts[ACTS.index("return")] > RETURN:
@@ -224,7 +233,7 @@ def follow(
 def evidence(topic: Topic, turn: Turn) -> Vector:
     """Give what speaks for and against a shift, ``[F]`` float32; similarities are cosines."""
     task = topic.active
-    acts = [float(np.log((p + 0.01) / (1.01 - p))) for p in turn.acts]
+    acts = [_log(p) - _log(1 - p) for p in turn.acts]
     own = float(turn.task @ task.embedding)
     here = _nearness(task, turn)
     elsewhere = max((_nearness(other, turn) for other in topic.earlier), default=here - 1)
@@ -238,6 +247,8 @@ def evidence(topic: Topic, turn: Turn) -> Vector:
             turn.nearest,
             _cosine(turn.embedding, task.example),
             _cosine(turn.task, task.example_task),
+            _log(_agreement(task, turn)),
+            _log(float(turn.which.max(initial=0.0))),
             elsewhere - here,
             float(task.source == "system"),
             float(task.turns > 0),
@@ -247,6 +258,15 @@ def evidence(topic: Topic, turn: Turn) -> Vector:
         ],
         dtype=np.float32,
     )
+
+
+def _agreement(task: TopicTask, turn: Turn) -> float:
+    """How likely the turn and the task's turns are at the same known task, 0 to 1."""
+    return float(turn.which @ task.which) if task.turns else 0.0
+
+
+def _log(probability: float) -> float:
+    return math.log(probability + 0.01)
 
 
 def _nearness(task: TopicTask, turn: Turn) -> float:
@@ -276,8 +296,8 @@ def begin(
     if same:
         active = same[0]
     else:
-        nothing = np.zeros_like(embedding)
-        active = TopicTask(description, source, embedding, nothing, nothing)
+        nothing, nowhere = np.zeros_like(embedding), np.zeros(0, np.float32)
+        active = TopicTask(description, source, embedding, nothing, nothing, nowhere)
     begun = Topic(active, rest[:MAX_EARLIER])
     return begun if turn is None else counted(begun, turn)
 
@@ -290,6 +310,7 @@ def counted(topic: Topic, turn: Turn) -> Topic:
         task,
         example=task.example + (turn.embedding - task.example) * share,
         example_task=task.example_task + (turn.task - task.example_task) * share,
+        which=task.which + (turn.which - task.which) * share if task.turns else turn.which,
         turns=task.turns + 1,
     )
     return replace(topic, active=counted_in, doubt=0.0)
@@ -302,6 +323,7 @@ def _task_to_json(task: TopicTask) -> dict[str, Any]:
         "embedding": _pack(task.embedding),
         "example": _pack(task.example),
         "example_task": _pack(task.example_task),
+        "which": _pack(task.which),
         "turns": task.turns,
     }
 
@@ -315,6 +337,7 @@ def _task_from_json(raw: Mapping[str, Any]) -> TopicTask:
         _unpack(raw["embedding"]),
         _unpack(raw["example"]),
         _unpack(raw["example_task"]),
+        _unpack(raw["which"]),
         int(raw["turns"]),
     )
 

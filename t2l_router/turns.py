@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ _MAX_WORDS = 25
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?|\d+|[^\w\s]")
 _QUOTED = re.compile(r'```.*?```|"[^"\n]{12,}"|“[^”]{12,}”|«[^»]{12,}»', re.DOTALL)
 _MAX_REQUEST_CHARS = 300
+# Words to either side of a colon that separates a request from its material.
+_REQUEST_WORDS, _SHORT, _LONG = range(3, 17), 3, 11
 
 
 def wording(text: str) -> NDArray[np.float32]:
@@ -49,7 +52,7 @@ def _hashed(text: str) -> NDArray[np.float32]:
     words = ["0" if word.isdigit() else word for word in _WORD.findall(text.lower()[:1_000])]
     ends = [f"^{words[0]}", f"${words[-1]}"] if words else []
     words = words[:_MAX_WORDS]
-    pairs = [f"{one} {two}" for one, two in zip(words, words[1:], strict=False)]
+    pairs = [f"{one} {two}" for one, two in pairwise(words)]
     row = np.zeros(N_HASHED, np.float32)
     for key in (*ends, *words, *pairs):
         code = zlib.crc32(key.encode())
@@ -66,7 +69,8 @@ def request_part(text: str) -> str:
         Quotations and code blocks go; of several lines the first and a short last one stay; of
         "request: material" the request stays. A turn that is all material stays as it is.
     """
-    own = _QUOTED.sub(" ", text).strip(" \n:")
+    unquoted = _QUOTED.sub(" ", text)
+    own = unquoted.strip(" \n:")
     lines = [line for line in own.split("\n") if any(c.isalnum() for c in line)]
     if not lines:
         return text[:_MAX_REQUEST_CHARS]
@@ -75,6 +79,7 @@ def request_part(text: str) -> str:
         first = f"{first} {last}"
     request, colon, material = first.partition(": ")
     n_request, n_material = len(request.split()), len(material.split())
-    if colon and n_material >= 4 and (3 <= n_request <= 16 or n_material >= 12):  # noqa: PLR2004
+    is_request = n_request in _REQUEST_WORDS or n_material > _LONG
+    if colon and unquoted == text and n_material > _SHORT and is_request:
         first = request
     return first[:_MAX_REQUEST_CHARS]

@@ -2,7 +2,7 @@
 
 import random
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,15 @@ _OPENERS = (
     "Actually, ",
     "right, done. ",
 )
+
+
+# How often made-up chats do what.
+STATED = 0.75  # a system prompt states the first task, where there is one
+ASKED = 0.7  # the first turn says what to do
+ASIDE = 0.12
+SHIFT = 0.22
+RETURN = 0.3  # of the shifts
+BARE = 0.08  # of the shifts: nothing but an input shows it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +84,47 @@ class Asides:
     system_tasks: tuple[str, ...]
 
 
-def load_written(seed: int = 0) -> tuple[list[ChatTask], Asides]:
-    """Read the written tasks and asides and fill their templates."""
-    raw = tomllib.loads(TASKS.read_text(encoding="utf8"))["task"]
-    other = tomllib.loads(ASIDES.read_text(encoding="utf8"))
+Part = Callable[[int], bool]
+
+
+def _all(_: int) -> bool:
+    return True
+
+
+def load_written(seed: int = 0, part: Part = _all) -> tuple[list[ChatTask], Asides]:
+    """
+    Read the written tasks and asides and fill their templates.
+
+    Args:
+        seed: Equal seeds fill them equally.
+        part: Which to take of each list, by number; a list of which nothing is left stays whole.
+    """
+    raw = [_part(entry, part) for entry in tomllib.loads(TASKS.read_text(encoding="utf8"))["task"]]
+    other = _part(tomllib.loads(ASIDES.read_text(encoding="utf8")), part)
     rng = random.Random(seed)  # noqa: S311 - no secret
-    tasks = [_written(entry, other, rng) for entry in raw]
+    tasks = [_written(entry, other, seed) for entry in raw]
     helpers = tuple(_fill(text, _chat(tasks, rng)) for text in other["helper"] for _ in range(2))
     asides = (*other["small_talk"], *other["about_assistant"])
     return tasks, Asides(asides, helpers, tuple(other["personas"]), tuple(other["system_tasks"]))
 
 
-def _written(
-    raw: Mapping[str, Any], other: Mapping[str, Sequence[str]], rng: random.Random
-) -> ChatTask:
+def _part(raw: Mapping[str, Any], part: Part) -> dict[str, Any]:
+    return {
+        name: [v for i, v in enumerate(value) if part(i)] or value
+        if isinstance(value, list)
+        else value
+        for name, value in raw.items()
+    }
+
+
+def _written(raw: Mapping[str, Any], other: Mapping[str, Sequence[str]], seed: int) -> ChatTask:
     inputs: list[str] = raw["inputs"]
+    # Each text draws for itself, so that a part of the lists is filled as the whole is.
+    rng = random.Random()  # noqa: S311 - no secret
     asks = []
     for ask in raw["asks"]:
-        for text in rng.sample(inputs, min(3, len(inputs))) if "{}" in ask else [""]:
+        for text in inputs[:3] if "{}" in ask else [""]:
+            rng.seed(f"{seed} {ask} {text}")
             material = rng.choice(["{}", '"{}"', "{}"]).replace("{}", text)
             gap = rng.choice([" ", " ", "\n", "\n\n"]) if ask.endswith("{}") else " "
             filled = ask.replace(" {}", gap + material).replace("{}", material)
@@ -105,13 +137,10 @@ def _written(
         (
             *inputs,
             *(f'"{text}"' for text in inputs),
-            *(_fill(rng.choice(other["going_on"]), _maybe_quoted(text, rng)) for text in inputs),
+            *(_led(other["going_on"], text, seed) for text in inputs),
         ),
-        tuple(
-            rng.choice(["", "", "", "ok ", "and "]) + _fill(f, rng.choice(inputs))
-            for f in follow_ups
-        ),
-        tuple(_fill(rng.choice(other["returning"]), _maybe_quoted(text, rng)) for text in inputs),
+        tuple(_fill(f, inputs[0]) for f in follow_ups),
+        tuple(_led(other["returning"], text, seed) for text in inputs),
         (raw["system"],) if "system" in raw else (),
     )
 
@@ -137,8 +166,10 @@ def _fill(template: str, text: str) -> str:
     return template.replace("{}", text)
 
 
-def _maybe_quoted(text: str, rng: random.Random) -> str:
-    return rng.choice([text, f'"{text}"'])
+def _led(leads: Sequence[str], text: str, seed: int) -> str:
+    """Put one of the phrases in front of an input."""
+    rng = random.Random(f"{seed} {text}")  # noqa: S311 - no secret
+    return _fill(rng.choice(leads), rng.choice([text, f'"{text}"']))
 
 
 def _chat(tasks: Sequence[ChatTask], rng: random.Random) -> str:
@@ -193,21 +224,21 @@ def _made_up(tasks: Sequence[ChatTask], asides: Sequence[str], rng: random.Rando
     first = current = coming.pop()
     past: list[int] = []
     task = tasks[current]
-    system = rng.choice(task.systems) if task.systems and rng.random() < 0.75 else None
+    system = rng.choice(task.systems) if task.systems and rng.random() < STATED else None
     turns = []
     if system is None:
-        turns.append(Said(rng.choice(task.asks if rng.random() < 0.7 else task.inputs), current))
+        turns.append(Said(rng.choice(task.asks if rng.random() < ASKED else task.inputs), current))
     for _ in range(rng.randint(3, 8)):
         luck = rng.random()
-        if luck < 0.1:
+        if luck < ASIDE:
             turns.append(Said(rng.choice(asides), None))
-        elif luck < 0.32 and (past or coming):
-            returns = bool(past) and (not coming or rng.random() < 0.3)
+        elif luck < ASIDE + SHIFT and (past or coming):
+            returns = bool(past) and (not coming or rng.random() < RETURN)
             following = rng.choice(past) if returns else coming.pop()
             past = [current, *(i for i in past if i != following)]
             current, task = following, tasks[following]
             asks = (*task.asks, *task.returns, *task.returns) if returns else task.asks
-            bare = not returns and rng.random() < 0.08
+            bare = not returns and rng.random() < BARE
             turns.append(Said(rng.choice(task.inputs if bare else asks), current, shifts=True))
         else:
             kinds = (task.inputs, task.follow_ups or task.inputs, task.asks)

@@ -15,17 +15,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from t2l_router.config import Settings
 from t2l_router.generator import AdapterGenerator
 from t2l_router.guard import contradictions
 from t2l_router.inference import Inference, hear
-from t2l_router.lora import LoraWeights
 from t2l_router.policy import Thresholds, thresholds_for, verified
 from t2l_router.reading import read
 from t2l_router.topics import Matrix, Topic, Vector
 from t2l_router.wire import ChatRequest
+
+if TYPE_CHECKING:
+    from t2l_router.lora import LoraWeights
 
 BASE_KEYS = ("small-talk", "meta-question", "ui-helper")
 
@@ -93,7 +95,9 @@ class Shelf:
     def _found(self, description: str) -> str:
         embedding = self._encoder.embed([description])
         (new,) = self._generator.generate(embedding)
-        nearest = max(self._described, key=lambda known: float(known[1] @ embedding[0]), default=None)
+        nearest = max(
+            self._described, key=lambda known: float(known[1] @ embedding[0]), default=None
+        )
         adapter = str(new.adapter_id)
         if nearest is not None and not contradictions(description, nearest[0]):
             score = float(nearest[1] @ embedding[0])
@@ -224,7 +228,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "command": "python -m training.conversations",
                 "duration_s": round(time.perf_counter() - began, 1),
             },
-            "setup": {"strategy": "head", "library": "in memory", "conversations": len(conversations)},
+            "setup": {
+                "strategy": "head",
+                "library": "in memory",
+                "conversations": len(conversations),
+            },
             "metrics": figures,
         }
         (args.out / "conversations--cpu.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -3,7 +3,7 @@ Trains the heads that inference reads turns with; everything runs on a CPU.
 
     python -m training.infer_head --corpus FOLDER --cache embeddings.safetensors --out FOLDER
 
-What a made-up chat shows the judge comes from heads that never saw the chat's tasks (folds);
+What a made-up chat shows the judge comes from heads that never saw the chat's words (folds);
 otherwise he would trust them more than they deserve on new tasks.
 """
 
@@ -34,7 +34,7 @@ from training.corpus import load_tasks
 
 SPLITS = ("train", "train_aux")
 LICENCES = ("permissive", "share_alike", "unknown")
-FOLDS = 4
+FOLDS = 3
 
 
 class CachedEncoder:
@@ -100,19 +100,24 @@ class Texts:
         encoder.save()
 
 
-def fit_acts(
-    written: Sequence[ChatTask], corpus: Sequence[ChatTask], asides: Asides, encoder: Encoder
-) -> Layers:
-    """Learn what a turn is, from written turns and a few of each corpus task."""
+def fit_acts(written: Sequence[ChatTask], asides: Asides, encoder: Encoder) -> Layers:
+    """Learn what a turn is; a corpus' inputs would not do, as many hold instructions."""
     kinds: list[tuple[str, Sequence[str]]] = [("aside", asides.asides), ("helper", asides.helpers)]
     for task in written:
         kinds += [("ask", task.asks), ("ask", task.requests), ("input", task.inputs)]
         kinds += [("follow-up", task.follow_ups), ("return", task.returns)]
-    for task in corpus:
-        kinds += [("ask", task.asks[:2]), ("input", task.inputs[:2])]
     rows = [(text, ACTS.index(kind)) for kind, texts in kinds for text in texts]
-    texts = [text for text, _ in rows]
+    texts = [request_part(text) for text, _ in rows]
     return _logistic(joined(encoder.embed(texts), texts), [label for _, label in rows], len(ACTS))
+
+
+def fit_which(written: Sequence[ChatTask], encoder: Encoder) -> Layers:
+    """Learn which of the written tasks a turn is at."""
+    rows = [(request_part(t), i) for i, task in enumerate(written) for t in task.turns()]
+    rows += [(task.description, i) for i, task in enumerate(written)]
+    texts = [text for text, _ in rows]
+    labels = [label for _, label in rows]
+    return _logistic(joined(encoder.embed(texts), texts), labels, len(written), decay=0.003)
 
 
 def fit_states(
@@ -239,7 +244,8 @@ def watch(
     rows, labels = [], []
 
     def described(task: int) -> Vector:
-        return encoder.embed([tasks[task].description])[0]
+        row: Vector = encoder.embed([tasks[task].description])[0]
+        return row
 
     topic = None
     if chat.system is not None:
@@ -263,29 +269,29 @@ def watch(
 def train(
     texts: Texts, fingerprint: str, *, seed: int, chats: int
 ) -> tuple[Heads, dict[str, float]]:
-    """Train all heads; the judge on chats of tasks that the other heads of its fold never saw."""
+    """Train all heads; the judge on chats whose words the other heads of its fold never saw."""
     written, corpus, encoder = texts.written, texts.corpus, texts.encoder
     rows: list[Vector] = []
     labels: list[int] = []
     for fold in range(FOLDS):
-        seen = [task for i, task in enumerate(written) if i % FOLDS != fold]
-        seen_corpus = [task for i, task in enumerate(corpus) if i % FOLDS != fold]
-        n_asides = len(texts.asides.asides)
-        asides = texts.asides.asides
-        kept = Asides(
-            tuple(asides[i] for i in range(n_asides) if i % FOLDS != fold),
-            texts.asides.helpers,
-            texts.asides.personas,
-            texts.asides.system_tasks,
-        )
-        heads = _heads(seen, seen_corpus, kept, texts, fingerprint, seed=seed)
+
+        def inside(number: int, fold: int = fold) -> bool:
+            return number % FOLDS != fold
+
+        def outside(number: int, fold: int = fold) -> bool:
+            return number % FOLDS == fold
+
+        seen, seen_asides = load_written(seed, inside)
+        unseen, unseen_asides = load_written(seed, outside)
+        seen_corpus = [task for i, task in enumerate(corpus) if inside(i)]
+        unseen_corpus = [task for i, task in enumerate(corpus) if outside(i)]
+        heads = _heads(seen, seen_corpus, seen_asides, texts, fingerprint, seed=seed)
         inference = HeadInference(encoder, heads)
-        unseen_asides = [asides[i] for i in range(n_asides) if i % FOLDS == fold]
-        unseen = [task for i, task in enumerate(written) if i % FOLDS == fold]
-        unseen_corpus = [task for i, task in enumerate(corpus) if i % FOLDS == fold]
-        for pool, share in ((unseen, 0.8), (unseen_corpus, 0.2)):
+        encoder.embed([text for task in unseen for text in task.turns()])  # in batches, once
+        encoder.save()
+        for pool, share in ((unseen, 0.85), (unseen_corpus, 0.15)):
             n = int(chats * share / FOLDS)
-            for chat in made_up(pool, unseen_asides, n=n, seed=seed * 100 + fold):
+            for chat in made_up(pool, unseen_asides.asides, n=n, seed=seed * 100 + fold):
                 new_rows, new_labels = watch(chat, pool, inference, encoder)
                 rows += new_rows
                 labels += new_labels
@@ -294,9 +300,9 @@ def train(
     # The last tenth is kept aside to say how well the judge does.
     cut = len(rows) * 9 // 10
     order = np.random.default_rng(seed).permutation(len(rows))
-    inside, outside = order[:cut], order[cut:]
-    checked = fit_judge(evidence_rows[inside], [labels[i] for i in inside], seed=seed)
-    figures = _judged(checked, evidence_rows[outside], [labels[i] for i in outside])
+    most, rest = order[:cut], order[cut:]
+    checked = fit_judge(evidence_rows[most], [labels[i] for i in most], seed=seed)
+    figures = _judged(checked, evidence_rows[rest], [labels[i] for i in rest])
     heads = _heads(written, corpus, texts.asides, texts, fingerprint, seed=seed)
     judge = fit_judge(evidence_rows, labels, seed=seed)
     return replace(heads, judge=judge), figures
@@ -331,9 +337,10 @@ def _heads(
     embeddings = encoder.embed(known)
     nothing = np.zeros(0, np.float32)
     heads = Heads(
-        fit_acts(written, corpus, asides, encoder),
+        fit_acts(written, asides, encoder),
         fit_states(written, corpus, asides, encoder),
         to_task,
+        fit_which(written, encoder),
         Judge(nothing, nothing, (), ()),
         known,
         embeddings,

@@ -2,12 +2,36 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2l_router.topics import MAX_EARLIER, Aside, Kept, Shifted, Topic, Turn, begin, follow
+from t2l_router.topics import (
+    MAX_EARLIER,
+    Aside,
+    Judge,
+    Kept,
+    Shifted,
+    Topic,
+    Turn,
+    begin,
+    evidence,
+    follow,
+)
+from t2l_router.turns import ACTS
 
 D = 8
+F = len(
+    evidence(
+        begin(None, "a", np.ones(D, np.float32), None, source="inferred"),
+        Turn(
+            np.ones(D, np.float32),
+            np.ones(D, np.float32),
+            np.ones(D, np.float32),
+            (0.0,) * len(ACTS),
+            np.zeros(3, np.float32),
+        ),
+    )
+)
 
 
 def unit(seed: int) -> np.ndarray:
@@ -15,8 +39,21 @@ def unit(seed: int) -> np.ndarray:
     return row / np.linalg.norm(row)
 
 
-def turn(seed: int = 0, **fields) -> Turn:
-    return Turn(unit(seed), **fields)
+def turn(seed: int = 0, *, aside=0.0, ask=0.0, back=0.0, **fields) -> Turn:
+    acts = dict.fromkeys(ACTS, 0.0) | {"aside": aside, "ask": ask, "return": back}
+    which = np.full(3, 1 / 3, np.float32)
+    return Turn(unit(seed), unit(seed), unit(seed), tuple(acts.values()), which, **fields)
+
+
+def judge(*, keep: float = 0.0, shift: float = 0.0, aside: float = 0.0) -> Judge:
+    """Says the same of every turn; the values are logits."""
+    logits = np.array([keep, shift, aside], np.float32)
+    return Judge(
+        np.zeros(F, np.float32), np.ones(F, np.float32), (np.zeros((F, 3), np.float32),), (logits,)
+    )
+
+
+KEEPS, SHIFTS, ASIDES = judge(keep=9), judge(shift=9), judge(aside=9)
 
 
 def at(*descriptions: str) -> Topic:
@@ -28,23 +65,68 @@ def at(*descriptions: str) -> Topic:
 
 def test_first_task():
     """A conversation without a topic begins one with its first turn that is no aside."""
-    assert isinstance(follow(None, turn()), Shifted)
-    assert isinstance(follow(None, turn(aside=0.9)), Aside)
+    assert isinstance(follow(None, turn(), KEEPS), Shifted)
+    assert isinstance(follow(None, turn(aside=0.9), KEEPS), Aside)
+
+
+def test_small_talk_goes_on():
+    """Without a task so far, what may be small talk is likelier to be some after small talk."""
+    assert isinstance(follow(None, turn(aside=0.3), None), Shifted)
+    assert isinstance(follow(None, turn(aside=0.3), None, after_aside=True), Aside)
 
 
 def test_aside_keeps_the_topic():
     """Small talk and a chat UI's prompts go to the base model."""
     topic = at("Translate.")
 
-    assert isinstance(follow(topic, turn(aside=0.99)), Aside)
-    assert isinstance(follow(topic, turn(is_helper=True)), Aside)
+    assert isinstance(follow(topic, turn(), ASIDES), Aside)
+    assert isinstance(follow(topic, turn(is_helper=True), SHIFTS), Aside)
 
 
 def test_held_turns_choose_no_task():
     """A turn that must not choose a task changes nothing, whatever it looks like."""
     topic = at("Translate.")
 
-    assert follow(topic, turn(seed=5, states_task=1.0, is_held=True)) == Kept(topic)
+    assert follow(topic, turn(seed=5, ask=1.0, is_held=True), SHIFTS) == Kept(topic)
+
+
+def test_shift():
+    """The judge's word is taken, and for the system prompt's task only if the turn asks."""
+    topic = at("Translate.")
+    stated = begin(None, "Translate.", unit(0), None, source="system")
+
+    assert isinstance(follow(topic, turn(5), SHIFTS), Shifted)
+    assert isinstance(follow(stated, turn(5), SHIFTS), Kept)
+    assert isinstance(follow(stated, turn(5, ask=0.9), SHIFTS), Shifted)
+
+
+def test_return_to_an_earlier_task():
+    """A turn that says it goes back finds the nearest earlier task again."""
+    topic = at("a", "b", "c")
+    step = follow(topic, turn(1, back=0.9), SHIFTS)
+
+    assert step.back_to.description == "b"
+
+
+def test_doubt_adds_up():
+    """Two turns in a row that nearly shift are a shift; one alone isn't, nor after a sure one."""
+    nearly = judge(keep=0.2)
+    first = follow(at("Translate."), turn(5), nearly)
+
+    assert isinstance(first, Kept)
+    assert isinstance(follow(first.topic, turn(6), nearly), Shifted)
+    sure = follow(first.topic, turn(6), KEEPS)
+    assert isinstance(follow(sure.topic, turn(7), nearly), Kept)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 99), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_following_is_deterministic(seed, aside, ask, back):
+    """Equal topics and turns give equal steps."""
+    topic, said = at("a", "b"), turn(seed, aside=aside, ask=ask, back=back)
+    steps = [follow(topic, said, judge(keep=0.5, shift=ask)) for _ in range(2)]
+
+    assert repr(steps[0]) == repr(steps[1])
 
 
 def test_earlier_tasks_are_remembered():
@@ -80,12 +162,13 @@ def test_stored_nonsense(raw):
         Topic.from_json(raw)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=60))
 def test_memory_is_bounded(seeds):
     """However long a conversation, its topic stays small and its numbers finite."""
     topic = at("a")
     for seed in seeds:
-        step = follow(topic, turn(seed, states_task=seed / 50))
+        step = follow(topic, turn(seed), SHIFTS if seed % 3 else KEEPS)
         if isinstance(step, Kept):
             topic = step.topic
         elif isinstance(step, Shifted):

@@ -186,12 +186,12 @@ class Judge:
         return keep, shift, aside
 
 
-ASIDE = 0.5
+ASIDE = 0.36
 FIRST_ASIDE = 0.35  # without any task so far, small talk is likelier
 AGAIN_ASIDE = 0.2  # and more so after small talk
-SHIFT = 0.5
+SHIFT = 0.4
 RETURN = 0.4
-OVERRIDE = 0.4
+ASKS, OVERRIDES = 0.25, 0.4  # less than that is no request; the second, against a system prompt
 DOUBT = 0.25  # share of the last turn's doubt that adds to a turn's own
 
 
@@ -216,13 +216,14 @@ def follow(  # noqa: PLR0911 - each case is one line of its answer
     if turn.is_held or judge is None:
         return Kept(topic)
     keep, shift, aside = judge(evidence(topic, turn))
-    if aside > ASIDE:
+    if (aside + turn.aside) / 2 > ASIDE:
         return Aside("small talk")
     share = shift / (keep + shift)
     asks = turn.states_task + turn.acts[ACTS.index("return")]
-    # What a system prompt states is done with whatever comes, unless it clearly asks for more.
-    stays = topic.active.source == "system" and asks < OVERRIDE
-    if stays or share + DOUBT * topic.doubt <= SHIFT:
+    # Whatever comes is done with the task that is there, unless it asks for something.
+    if asks < (OVERRIDES if topic.active.source == "system" else ASKS):
+        return Kept(counted(topic, turn))
+    if share + DOUBT * topic.doubt <= SHIFT:
         return Kept(replace(counted(topic, turn), doubt=share))
     back_to = max(topic.earlier, key=lambda task: _nearness(task, turn), default=None)
     if back_to is not None and turn.acts[ACTS.index("return")] > RETURN:

@@ -79,7 +79,7 @@ def test_aside_keeps_the_topic():
     """Small talk and a chat UI's prompts go to the base model."""
     topic = at("Translate.")
 
-    assert isinstance(follow(topic, turn(), ASIDES), Aside)
+    assert isinstance(follow(topic, turn(aside=0.9), ASIDES), Aside)
     assert isinstance(follow(topic, turn(is_helper=True), SHIFTS), Aside)
 
 
@@ -91,12 +91,13 @@ def test_held_turns_choose_no_task():
 
 
 def test_shift():
-    """The judge's word is taken, and for the system prompt's task only if the turn asks."""
+    """The judge's word is taken if the turn asks, against a system prompt if it surely does."""
     topic = at("Translate.")
     stated = begin(None, "Translate.", unit(0), None, source="system")
 
-    assert isinstance(follow(topic, turn(5), SHIFTS), Shifted)
-    assert isinstance(follow(stated, turn(5), SHIFTS), Kept)
+    assert isinstance(follow(topic, turn(5), SHIFTS), Kept)
+    assert isinstance(follow(topic, turn(5, ask=0.3), SHIFTS), Shifted)
+    assert isinstance(follow(stated, turn(5, ask=0.3), SHIFTS), Kept)
     assert isinstance(follow(stated, turn(5, ask=0.9), SHIFTS), Shifted)
 
 
@@ -110,13 +111,13 @@ def test_return_to_an_earlier_task():
 
 def test_doubt_adds_up():
     """Two turns in a row that nearly shift are a shift; one alone isn't, nor after a sure one."""
-    nearly = judge(keep=0.2)
-    first = follow(at("Translate."), turn(5), nearly)
+    nearly = judge(keep=0.6)
+    first = follow(at("Translate."), turn(5, ask=0.9), nearly)
 
     assert isinstance(first, Kept)
-    assert isinstance(follow(first.topic, turn(6), nearly), Shifted)
-    sure = follow(first.topic, turn(6), KEEPS)
-    assert isinstance(follow(sure.topic, turn(7), nearly), Kept)
+    assert isinstance(follow(first.topic, turn(6, ask=0.9), nearly), Shifted)
+    sure = follow(first.topic, turn(6, ask=0.9), KEEPS)
+    assert isinstance(follow(sure.topic, turn(7, ask=0.9), nearly), Kept)
 
 
 @settings(deadline=None)
@@ -168,7 +169,7 @@ def test_memory_is_bounded(seeds):
     """However long a conversation, its topic stays small and its numbers finite."""
     topic = at("a")
     for seed in seeds:
-        step = follow(topic, turn(seed), SHIFTS if seed % 3 else KEEPS)
+        step = follow(topic, turn(seed, ask=0.9), SHIFTS if seed % 3 else KEEPS)
         if isinstance(step, Kept):
             topic = step.topic
         elif isinstance(step, Shifted):

@@ -1,7 +1,7 @@
 """
 Replays labelled conversations through inference and reuse, and scores every turn.
 
-    python -m training.conversations --conversations FILE [--out tests/bench/results]
+    python -m tests.bench.bench_conversations --conversations FILE [--out tests/bench/results]
 
 Reads one conversation a line: ``kind``, ``messages`` and ``labels`` of user turns (``turn``,
 ``task_key``, ``adapt``, ``shift_from_active``). User turns come in order, answers from the file.
@@ -17,14 +17,17 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from t2l_router import bootstrap, heads
 from t2l_router.config import Settings
 from t2l_router.generator import AdapterGenerator
 from t2l_router.guard import contradictions
 from t2l_router.inference import Inference, hear
+from t2l_router.inference_head import HeadInference
 from t2l_router.policy import Thresholds, thresholds_for, verified
 from t2l_router.reading import read
 from t2l_router.topics import Matrix, Topic, Vector
 from t2l_router.wire import ChatRequest
+from tests.bench.report import publish
 
 if TYPE_CHECKING:
     from t2l_router.lora import LoraWeights
@@ -144,7 +147,7 @@ def replay(
     return outcomes
 
 
-def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def score(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Give every published figure."""
     kinds: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
@@ -161,7 +164,7 @@ def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
     return {
         "turns": len(outcomes),
-        "adapt_accuracy": {k: _share(_adapts(o) for o in v) for k, v in sorted(kinds.items())},
+        **{f"adapt_{kind}": _share(map(_adapts, kinds[kind])) for kind in sorted(kinds)},
         "base_for_small_talk_and_helpers": _share(o.adapter is None for o in quiet),
         "adapter_for_tasks": _share(o.adapter is not None for o in outcomes if o.adapt),
         "shift_precision": round(right / max(1, sum(o.shifted for o in outcomes)), 3),
@@ -198,9 +201,6 @@ def _opposites(outcomes: Sequence[Outcome]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Replay, score, print and perhaps write the figures."""
-    from t2l_router import bootstrap, heads  # noqa: PLC0415 - torch only when it runs
-    from t2l_router.inference_head import HeadInference  # noqa: PLC0415
-
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--conversations", type=Path, required=True)
     parser.add_argument("--heads", type=Path)
@@ -220,22 +220,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         for o in outcomes:
             if o.shift != o.shifted or not _adapts(o):
                 print(o)
-    figures = score(outcomes)
-    print(json.dumps(figures, indent=1))
-    if args.out is not None:
-        document = {
-            "run": {
-                "command": "python -m training.conversations",
-                "duration_s": round(time.perf_counter() - began, 1),
-            },
-            "setup": {
-                "strategy": "head",
-                "library": "in memory",
-                "conversations": len(conversations),
-            },
-            "metrics": figures,
-        }
-        (args.out / "conversations--cpu.json").write_text(json.dumps(document, indent=1) + "\n")
+    publish(
+        "conversations",
+        score(outcomes),
+        began=began,
+        out=args.out,
+        strategy="head",
+        library="in memory",
+        conversations=len(conversations),
+    )
 
 
 if __name__ == "__main__":

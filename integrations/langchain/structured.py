@@ -1,5 +1,6 @@
 """Structured output: what is asked of the server, and how its answer is read."""
 
+import re
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -28,7 +29,8 @@ def response_format(schema: Schema, method: Method, *, strict: bool | None) -> d
             f"no method {method!r}; there are json_schema, function_calling and json_mode"
         )
     json_schema = convert_to_json_schema(schema, strict=strict)
-    name = json_schema.get("title", "answer")
+    # A generic class is called `Result[int]`, which OpenAI's format doesn't allow.
+    name = re.sub(r"[^a-zA-Z0-9_-]", "_", json_schema.get("title", "answer"))[:64]
     wanted: dict[str, Any] = {"name": name, "schema": json_schema}
     if strict is not None:
         wanted["strict"] = strict

@@ -85,3 +85,18 @@ def test_adapter_by_name(client):
     adapter = ask(client, "smollm2", extra_body=TASK).t2l["adapter"]
     named = ask(client, "explained", extra_body={"t2l_adapter": adapter})
     assert (named.t2l["adapter"], named.t2l["decision"]) == (adapter, "explicit")
+
+
+@pytest.mark.parametrize("model", ["smollm2", "explained"])
+def test_tools(client, model):
+    """A tool call comes through, in one piece and streamed."""
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    function = {"name": "add", "parameters": parameters}
+    tools = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+
+    (call,) = ask(client, model, **tools).choices[0].message.tool_calls
+    chunks = list(ask(client, model, **tools, stream=True))
+    pieces = [c.choices[0].delta.tool_calls for c in chunks if c.choices[0].delta.tool_calls]
+    streamed = "".join(piece.function.arguments or "" for (piece,) in pieces)
+    assert (call.function.name, call.function.arguments) == ("add", streamed)
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 import pytest
 from langchain_core import exceptions as core
@@ -21,6 +22,7 @@ from t2l_router.errors import CallRefused
 from tests.answers import answering, send
 from tests.e2e.conftest import MODEL
 
+T = TypeVar("T")
 FRENCH, RHYME = "Translate to French", "Rhyme"
 
 
@@ -361,6 +363,31 @@ def test_structured_output(schema, method):
         assert bodies[0]["response_format"] == {"type": "json_object"}
     else:
         assert bodies[0]["tool_choice"]["function"]["name"] == "Person"
+
+
+class Result(BaseModel, Generic[T]):
+    """A value of some type."""
+
+    value: T
+
+
+def test_structured_output_of_an_engine(llm):
+    """An engine keeps to the schema, also to one whose class has brackets in its name."""
+    result = llm.with_structured_output(Result[int]).invoke("x")
+    assert isinstance(result.value, int)
+
+
+def test_tool_call_of_an_engine(llm):
+    """An engine calls the tool that is asked for, in one piece and streamed."""
+    bound = llm.bind_tools([add], tool_choice="any")
+    plain = bound.invoke("1 + 2?")
+    chunks = list(bound.stream("1 + 2?"))
+
+    (call,) = plain.tool_calls
+    (streamed,) = sum(chunks[1:], chunks[0]).tool_calls
+    assert (call["name"], call["args"]) == (streamed["name"], streamed["args"])
+    assert isinstance(add.invoke(call["args"]), int)
+    assert plain.response_metadata["finish_reason"] == "tool_calls"
 
 
 def test_structured_output_that_does_not_parse():

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from t2l_router.chat_format import render
+from t2l_router.engines.quantise import quantise
 from t2l_router.engines.slots import SlotBank
 from t2l_router.errors import ConfigError, GenerationFailed
 from t2l_router.generator import AdapterGenerator
@@ -85,11 +86,12 @@ class Bench:
     batch: int
     refused: int = 0
 
-    def load_base(self, base: str, *, device: str) -> None:
-        """Load the base model and open it for adapters."""
+    def load_base(self, base: str, *, device: str, dtype: str = "bfloat16") -> None:
+        """Load the base model, as it is served with *dtype*, and open it for adapters."""
         directory = find_model(base)
-        # bf16 everywhere: what is scored is what is served.
         self._model = load_frozen(directory, device=device, dtype=torch.bfloat16)
+        if dtype == "int8":
+            quantise(self._model)
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         self._bank = SlotBank(self._model, self.generator.spec, _SLOTS)
 

@@ -70,7 +70,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
         own=own,
     )
     bench = Bench(inputs, generator, args.max_new_tokens, args.batch)
-    bench.load_base(args.base or lora.base_model, device=args.device)
+    bench.load_base(args.base or lora.base_model, device=args.device, dtype=args.dtype)
     metrics = {}
     for system in systems:
         per_task = bench.score(system, seed=args.seed, draws=args.descriptions)
@@ -175,6 +175,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=1,
         help="draws of descriptions, seeds SEED, SEED + 1, ...",
+    )
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "int8"], default="bfloat16", help="as served with it"
     )
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32, help="prompts answered together")

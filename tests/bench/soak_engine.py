@@ -26,7 +26,7 @@ import torch
 
 from t2l_router.engines.base import AdapterRef
 from t2l_router.engines.local import LocalEngine
-from t2l_router.errors import EngineBusy, EngineFailed
+from t2l_router.errors import EngineBusy, EngineFailed, PromptTooLong
 from t2l_router.models import LocalModel, pull
 from t2l_router.wire import ChatRequest
 from tests.bench.report import resident_mib
@@ -106,6 +106,8 @@ class Soak:
         except EngineBusy:
             found.refused += 1
             await asyncio.sleep(0.01)
+            return None
+        except PromptTooLong:  # the conversation is over
             return None
         except EngineFailed as error:
             if not is_poisoned:

@@ -72,7 +72,7 @@ class ReconTrainer(Trainer):
             ):
                 pairs: Mapping[str, LoraPair] = source(embeddings.to(self.device))
                 rows.append(self.base.errors(pairs, tasks.to(self.device)))
-        return {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}
+        return {name: float(torch.cat([row[name] for row in rows]).nanmean()) for name in rows[0]}
 
 
 def new_hypernet(

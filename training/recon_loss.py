@@ -1,6 +1,7 @@
 """How far generated LoRAs are from target LoRAs."""
 
 from collections.abc import Mapping
+from math import nan
 from typing import Literal
 
 import torch
@@ -93,7 +94,9 @@ class Targets(nn.Module):
             cross = _inner(pair, target).sum(-1)
             apart += _squares(pair).sum(-1) + _squares(target).sum(-1) - 2 * cross
             size += _squares(target).sum(-1)
-        return {"z_score_l1": l1, "delta_w": (apart.clamp_min(0) / size).sqrt()}
+        # A target that was never trained is zero, and nothing is a share of it.
+        relative = (apart.clamp_min(0) / size).sqrt().where(size > 0, nan)
+        return {"z_score_l1": l1, "delta_w": relative}
 
     def _pair(self, name: str, rows: Tensor | None = None) -> LoraPair:
         a, b = self.get_buffer(f"{name}_a"), self.get_buffer(f"{name}_b")

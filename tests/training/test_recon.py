@@ -98,6 +98,18 @@ def test_errors_agree_with_full_matrices(oracles) -> None:
     assert found["delta_w"].item() == pytest.approx((apart / size).sqrt().item(), rel=1e-4)
 
 
+def test_untrained_oracles_have_no_relative_error(oracles) -> None:
+    """A target of zero is left out of the mean instead of making it infinite."""
+    b = {name: tensor.clone() for name, tensor in oracles.lora_B.items()}
+    for tensor in b.values():
+        tensor[2] = 0
+    partly = dataclasses.replace(oracles, lora_B=b)
+    rows = torch.arange(N)
+    found = Targets(partly, space="z-score").errors(pairs_of(oracles, rows), rows)["delta_w"]
+    assert found.isnan().tolist() == [False, False, True, False]
+    assert found.nanmean() < 1e-2
+
+
 def test_held_out_descriptions_are_never_drawn(oracles) -> None:
     """Training sees the others only, and all of them."""
     descriptions = Descriptions(oracles, one_hot=False, held_out=3, seed=0)

@@ -74,3 +74,11 @@ class Leases:
             return connection.execute(
                 select(leases.c.holder).where(leases.c.name == name, leases.c.expires_at > now)
             ).scalar_one_or_none()
+
+    def sweep(self) -> int:
+        """Remove the leases whose holders let them expire; count them."""
+        with self._ledger.change() as change:
+            gone = change.connection.execute(
+                leases.delete().where(leases.c.expires_at <= change.now)
+            )
+            return int(gone.rowcount)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from adapters_store import changes, decisions, sessions
 from adapters_store.decisions import DecisionEntry, Decisions
 from adapters_store.identity import AdapterId
+from adapters_store.leases import Leases
 from adapters_store.ledger import Ledger
 from adapters_store.sessions import SessionRow, Sessions
 
@@ -62,8 +63,11 @@ class Traffic:
                 changes.record_uses(change, uses, tenant=tenant)
 
     def sweep(self, retention: Retention) -> int:
-        """Remove what is too old or too much; count the rows."""
+        """Remove what is too old or too much, expired leases included; count the rows."""
+        expired = Leases(self._ledger).sweep()
         gone = Sessions(self._ledger).sweep(idle=retention.session_idle, keep=retention.sessions)
-        return gone + Decisions(self._ledger).sweep(
-            keep=retention.decision_age, rows=retention.decisions
+        return (
+            expired
+            + gone
+            + Decisions(self._ledger).sweep(keep=retention.decision_age, rows=retention.decisions)
         )

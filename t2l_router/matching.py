@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store import Hit, Task
-from adapters_store.errors import StoreError
 from adapters_store.names import text_hash
 from t2l_router import policy
 from t2l_router.adapters import Adapters, Tensors
@@ -22,6 +21,7 @@ from t2l_router.engines.base import AdapterRef, Weights
 from t2l_router.errors import AdapterError, GenerationFailed, LibraryUnavailable
 from t2l_router.flights import Flights
 from t2l_router.library import Claim, Library, is_own
+from t2l_router.writes import Writes
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Matcher:
         # One thread, because generations side by side would only make each of them slower.
         self._thread = ThreadPoolExecutor(1, "t2l-generate")
         self._flights: Flights[tuple[str, str], Found] = Flights(limits.max_generating)
-        self._writes: set[asyncio.Task[None]] = set()
+        self._writes = Writes()
 
     async def embed_all(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Embed texts, a few at a time so that generations get their turn; and their tokens."""
@@ -196,7 +196,7 @@ class Matcher:
 
     async def settle(self) -> None:
         """Wait until the library has everything."""
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        await self._writes.settle()
 
     async def close(self) -> None:
         """Stop generating, after what was begun has been stored."""
@@ -262,7 +262,7 @@ class Matcher:
             return found
         finally:
             if not handed_over:
-                self._behind(self._library.release(claim))
+                self._writes.begin(lambda: self._library.release(claim))
 
     async def _new(self, query: _Query, claim: Claim, timing_ms: dict[str, float]) -> Found:
         distance = None
@@ -280,7 +280,7 @@ class Matcher:
             weights = await self._generated(query.embedding, timing_ms)
         await self._check_allowed(weights, query.tenant)
         adapter = self._adapters.hold(weights, tenant=query.tenant)
-        kept = self._behind(self._keep(query, weights, claim))
+        kept = self._writes.begin(lambda: self._keep(query, weights, claim))
         reason = "a new adapter was written for this description"
         reasons = query.decision.reasons
         return Found("generated", reason, adapter, reasons, distance, kept, timing_ms)
@@ -339,8 +339,11 @@ class Matcher:
             return None  # shared adapters are changed by their operators only
         assert query.embedding is not None, "a near description was searched for"
         task = self._task(query)
-        work = self._library.describe(decision.adapter_id, task, tenant=query.tenant, claim=claim)
-        return self._behind(work)
+        return self._writes.begin(
+            lambda: self._library.describe(
+                decision.adapter_id, task, tenant=query.tenant, claim=claim
+            )
+        )
 
     async def _keep(self, query: _Query, weights: Weights, claim: Claim) -> None:
         files = await asyncio.to_thread(self._tensors.pack, weights)
@@ -355,20 +358,6 @@ class Matcher:
         assert query.embedding is not None, "only an exact hit goes without an embedding"
         encoder = self._library.identity.encoder
         return Task(query.task.text, query.embedding, encoder, query.task.source)
-
-    def _behind(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Do something behind the answer; it fails into the log."""
-
-        async def logged() -> None:
-            try:
-                await work
-            except (LibraryUnavailable, StoreError) as error:
-                logger.warning("not stored: %s", error)
-
-        write = asyncio.create_task(logged())
-        self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
-        return write
 
     async def _in_thread(self, work: Callable[..., R], *args: Any) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)

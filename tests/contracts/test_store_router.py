@@ -162,3 +162,12 @@ def test_batch_written_twice(store):
     store.traffic.record(batch)
 
     assert [entry.trace for entry in store.decisions.newest()] == ["d"]
+
+
+def test_expired_leases_are_swept(store):
+    """A lease whose holder died doesn't stay for ever; one that is held does."""
+    store.leases.acquire("dead", "a", ttl=NO_TIME)
+    store.leases.acquire("held", "a", ttl=DAY)
+
+    assert store.leases.sweep() == 1
+    assert store.leases.holder("held") == "a"

@@ -1,0 +1,65 @@
+"""The clients that people use, in the versions that they use, each in a place of its own."""
+
+import shutil
+import subprocess
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.program import serving
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", name="url")
+def _url(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("server")
+    with serving("--engine", "echo", cwd=directory) as program:
+        program.wait_ready(60)
+        yield f"{program.url}/v1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("requirement", ["openai>=2,<3", "openai>=3,<4"])
+def test_openai_python(url, tmp_path, requirement):
+    """openai-python 2 and 3: plain, streamed, structured, tools, embeddings, errors, async."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", requirement], check=True, timeout=300)
+
+    result = subprocess.run(
+        [python, HERE / "openai_client.py", url],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"openai {requirement[8]}.")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs node and npm")
+def test_npm_clients(url, tmp_path):
+    """npm's openai and the AI SDK's provider for compatible servers."""
+    packages = ["openai@^6", "@ai-sdk/openai-compatible", "ai"]
+    installed = subprocess.run(
+        ["npm", "install", "--no-audit", "--no-fund", "--silent", *packages],
+        cwd=tmp_path, check=False, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    if installed.returncode:
+        pytest.skip(f"npm can't install here: {installed.stderr[-200:]}")
+    shutil.copy(HERE / "clients.mjs", tmp_path)
+
+    result = subprocess.run(
+        ["node", "clients.mjs", url],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert result.returncode == 0, result.stderr

@@ -273,6 +273,7 @@ class Chooser:
             return await asyncio.get_running_loop().run_in_executor(self._readers, work)
         except Exception as error:
             # A chat must survive whatever breaks in a strategy.
+            logger.exception("inference broke")
             raise GenerationFailed("inference broke; the log says how") from error
 
     async def _sticky(

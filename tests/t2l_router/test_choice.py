@@ -31,7 +31,7 @@ def script(inference, reading, topic, *, tenant):
         return Heard(topic.active.description, topic, "goes on", kept=True)
     if wanted is None:
         return Heard(None, None, "no task can be told")
-    task = TopicTask(wanted, "inferred", _ZERO, _ZERO)
+    task = TopicTask(wanted, "inferred", _ZERO, *[_ZERO] * 3)
     return Heard(wanted, Topic(task), "asked for")
 
 

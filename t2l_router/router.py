@@ -116,6 +116,9 @@ class Router:
             AdapterError: There is no adapter and the request insists on one.
         """
         require_offered(request, lambda: self._engine.offers)
+        # Tenants share no prefixes: the time they save would tell what another has sent.
+        salt = f"{caller.tenant}:{request.cache_salt or ''}"
+        request = request.model_copy(update={"cache_salt": salt})
         timing_ms: dict[str, float] = {}
         conversation = conversation_of(request, caller)
         self._chooser.check(request, caller)

@@ -17,7 +17,9 @@ def call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "type": "object",
             "properties": {
                 "name": {"const": tool["function"]["name"]},
-                "arguments": tool["function"].get("parameters") or {"type": "object"},
+                # What is not declared is no argument; a small model invents some if it may.
+                "arguments": {"type": "object", "additionalProperties": False}
+                | (tool["function"].get("parameters") or {"additionalProperties": True}),
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,

@@ -109,7 +109,9 @@ def test_schema_of_several_tools():
     schema = call_schema([WEATHER, CLOCK])
 
     assert [one["properties"]["name"]["const"] for one in schema["anyOf"]] == ["weather", "clock"]
-    assert schema["anyOf"][1]["properties"]["arguments"] == {"type": "object"}
+    weather, clock = (one["properties"]["arguments"] for one in schema["anyOf"])
+    assert weather["additionalProperties"] is False
+    assert clock == {"type": "object", "additionalProperties": True}
 
 
 def read(text: str, *, size: int = 3) -> tuple[str, Delta]:

@@ -29,6 +29,7 @@ R = TypeVar("R")
 
 _EMBED_AT_ONCE = 32
 _ASK_AGAIN_S = 0.03  # while another router writes the same adapter
+_HELD = "an adapter for this description is held"
 
 
 class Encoder(Protocol):
@@ -152,6 +153,7 @@ class Matcher:
         self._thread = ThreadPoolExecutor(1, "t2l-generate")
         self._flights: Flights[tuple[str, str], Found] = Flights(limits.max_generating)
         self._writes = Writes()
+        self._fresh: dict[tuple[str, str], Found] = {}  # until the library has them
 
     async def embed_all(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Embed texts, a few at a time so that generations get their turn; and their tokens."""
@@ -170,6 +172,8 @@ class Matcher:
             AdapterError: There is none, and none could be written in time.
         """
         key = (tenant, text_hash(task.text))
+        if fresh := self._fresh.get(key):
+            return fresh
         return await self._flights.join(
             key, lambda: self._find(task, tenant), timeout_s=self._limits.timeout_s
         )
@@ -240,8 +244,7 @@ class Matcher:
         with timed(timing_ms, "load"):
             adapter = await self._adapters.fetch(decision.adapter_id, tenant=query.tenant)
         if decision.how == "exact":
-            reason = "an adapter for this description is held"
-            return Found("exact", reason, adapter, decision.reasons, timing_ms=timing_ms)
+            return Found("exact", _HELD, adapter, decision.reasons, timing_ms=timing_ms)
         kept = self._described(query, decision, None)
         reason = "a held adapter's description is near enough"
         return Found("reused", reason, adapter, decision.reasons, kept=kept, timing_ms=timing_ms)
@@ -281,6 +284,9 @@ class Matcher:
         await self._check_allowed(weights, query.tenant)
         adapter = self._adapters.hold(weights, tenant=query.tenant)
         kept = self._writes.begin(lambda: self._keep(query, weights, claim))
+        key = (query.tenant, text_hash(query.task.text))
+        self._fresh[key] = Found("exact", _HELD, adapter, query.decision.reasons, kept=kept)
+        kept.add_done_callback(lambda _: self._fresh.pop(key, None))
         reason = "a new adapter was written for this description"
         reasons = query.decision.reasons
         return Found("generated", reason, adapter, reasons, distance, kept, timing_ms)

@@ -6,7 +6,8 @@ import pytest
 from tests.e2e.program import ROOT, serving
 from tests.integrations.litellm_proxy import KEY, proxy
 
-pytestmark = pytest.mark.slow
+# LiteLLM is full of what pydantic warns of; its warnings aren't ours to end.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 HELLO = [{"role": "user", "content": "one two"}]
 TASK = {"t2l_description": "Translate to French"}
@@ -100,3 +101,26 @@ def test_tools(client, model):
     streamed = "".join(piece.function.arguments or "" for (piece,) in pieces)
     assert (call.function.name, call.function.arguments) == ("add", streamed)
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.real
+def test_tasks_named_through_a_proxy(minilm, monkeypatch):
+    """Where t2l stands in front, a proxy's model names the tasks that nobody states."""
+    # Imported here: the other tests of the proxy don't pay for litellm and the heads.
+    from t2l_router import heads  # noqa: PLC0415
+    from t2l_router.inference_llm import LlmInference  # noqa: PLC0415
+    from t2l_router.reading import Reading  # noqa: PLC0415
+
+    with proxy(ROOT / "examples" / "litellm_proxy" / "upstream.yaml") as url:
+        monkeypatch.setenv("LITELLM_PROXY_API_BASE", url)
+        monkeypatch.setenv("LITELLM_PROXY_API_KEY", KEY)
+        namer = LlmInference(
+            minilm,
+            heads.load(None, encoder=minilm.fingerprint),
+            model="litellm_proxy/namer",
+            timeout_s=60,
+        )
+        found = namer.infer(Reading(None, ("How do I say good morning?",)), tenant="local")
+
+    assert found.text == "Translate English text into French."
+    assert found.why == "a language model named the task"

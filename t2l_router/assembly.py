@@ -1,0 +1,143 @@
+"""The request path put together from its parts, as the settings say; `bootstrap` loads them."""
+
+# ruff: noqa: PLC0415 - inference strategies are imported when one is chosen
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from adapters_store import AdapterStore
+from adapters_store.quotas import Quota
+from adapters_store.traffic import Retention
+from t2l_router.adapters import Adapters, Tensors
+from t2l_router.behind import Behind
+from t2l_router.calls import Calls
+from t2l_router.choice import Chooser
+from t2l_router.config import Settings
+from t2l_router.engines.base import Engine
+from t2l_router.errors import CheckpointMismatch, ConfigError
+from t2l_router.inference import Inference
+from t2l_router.library import Identity, Library
+from t2l_router.matching import Encoder, Generator, Limits, Matcher
+from t2l_router.router import Options, Router, ServedModel
+from t2l_router.sessions import Sessions
+
+if TYPE_CHECKING:
+    from t2l_router.encoder import TaskEncoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """
+    What makes adapters.
+
+    Args:
+        encoder: Description to embedding.
+        generator: Embedding to adapter.
+        tensors: Adapter to files, and back.
+        inference: Conversation to task; None leaves it.
+    """
+
+    encoder: Encoder
+    generator: Generator
+    tensors: Tensors
+    inference: Inference | None = None
+
+
+def assemble(
+    settings: Settings,
+    store: AdapterStore,
+    model: ServedModel,
+    engine: Engine,
+    making: Making,
+) -> Router:
+    """
+    Put a router together.
+
+    Args:
+        settings: How it behaves.
+        store: The library; the router closes it.
+        model: The base model.
+        engine: Answers.
+        making: Makes adapters.
+    """
+    idle = timedelta(seconds=settings.session_idle_s)
+    retention = Retention(
+        idle, settings.max_sessions, timedelta(days=settings.decision_log_days),
+        settings.max_decisions,
+    )  # fmt: skip
+    calls = Calls(store)
+    encoder, generator = making.encoder, making.generator
+    library = Library(
+        calls,
+        Identity(model.fingerprint, encoder.fingerprint, generator.hypernet_id),
+        budget=Quota(max_generations_per_hour=settings.generations_per_hour),
+        lease_s=2 * settings.generation_timeout_s,
+    )
+    adapters = Adapters(library, making.tensors, max_bytes=settings.adapter_memory_mib << 20)
+    behind = Behind(calls, retention=retention)
+    sessions = Sessions(calls, behind, idle=idle)
+    matcher = Matcher(
+        encoder=encoder,
+        generator=generator,
+        tensors=making.tensors,
+        library=library,
+        adapters=adapters,
+        limits=Limits(settings.generation_timeout_s, settings.max_generating),
+    )
+    return Router(
+        engine,
+        Chooser(
+            model,
+            matcher=matcher,
+            adapters=adapters,
+            sessions=sessions,
+            inference=making.inference,
+        ),
+        matcher=matcher,
+        library=library,
+        sessions=sessions,
+        behind=behind,
+        options=Options(shadow=settings.shadow, log_text=settings.log_descriptions),
+    )
+
+
+def build_inference(settings: Settings, encoder: "TaskEncoder") -> "Inference | None":
+    """
+    Build the strategy that the settings name; None is ``off``.
+
+    Raises:
+        ConfigError: A setting that it needs is missing or wrong.
+        ModelCorrupt: The heads can't be read.
+    """
+    if settings.inference == "off":
+        return None
+    from t2l_router import heads
+    from t2l_router.inference_head import HeadInference
+    from t2l_router.inference_library import LibraryInference, load_examples
+    from t2l_router.inference_llm import LlmInference
+
+    try:
+        trained = heads.load(settings.inference_heads, encoder=encoder.fingerprint)
+    except CheckpointMismatch as error:
+        if settings.inference_heads or settings.inference != "head":
+            raise
+        # The default must not keep anyone from using an encoder that has no heads yet.
+        logger.warning("tasks that nobody describes are not inferred: %s", error)
+        return None
+    if settings.inference == "library":
+        if settings.inference_examples is None:
+            raise ConfigError("inference is library: inference_examples must name a file")
+        return LibraryInference(encoder, trained, load_examples(settings.inference_examples))
+    if settings.inference == "llm":
+        if settings.inference_model is None:
+            raise ConfigError("inference is llm: inference_model must name a model")
+        return LlmInference(
+            encoder,
+            trained,
+            model=settings.inference_model,
+            timeout_s=settings.inference_timeout_s,
+        )
+    return HeadInference(encoder, trained)

@@ -165,6 +165,7 @@ async def soak(base: LocalModel, *, seconds: float, check_one_in: int) -> Findin
     # Little memory for keys and values, so that it runs out and earlier turns are dropped.
     busy._kv.budget_bytes = 3 << 19
     quiet, _ = tiny_engine(base, slots=1, max_running=1)
+    quiet._kv.budget_bytes = 1 << 19  # or what it keeps would look like a leak
     adapters = [
         tiny_adapter(spec, number, scale=float("nan") if number == POISONED else 0.3)
         for number in range(N_ADAPTERS)

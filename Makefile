@@ -4,10 +4,10 @@ BIN := .venv/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help install serve test check fix conformance
+.PHONY: help install serve test test-external check fix conformance
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 install: .venv/installed  ## Make .venv with everything, serve nothing
 
@@ -22,7 +22,10 @@ serve: install  ## Pull the default models if need be, and serve on HOST:PORT
 
 # One thread: the models of most tests are tiny, and spinning threads cost more than they give.
 test: install  ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not external"
+
+test-external: install  ## LangChain's suite against SmolLM2, and a real LiteLLM Proxy; about 15 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m external
 
 check: install  ## The gate: format, lint, types, imports, tests
 	$(BIN)/ruff format --check .

@@ -236,6 +236,11 @@ class ChatT2L(BaseChatModel):
             strict: Whether every property is required and no other allowed.
             kwargs: Further fields of each request.
         """
+        # What LangSmith shows; langchain-core takes it out before the request is made.
+        kwargs["ls_structured_output_format"] = {
+            "kwargs": {"method": method, "strict": strict},
+            "schema": schema,
+        }
         if method == "function_calling":
             name = convert_to_openai_tool(schema)["function"]["name"]
             llm = self.bind_tools([schema], tool_choice=name, strict=strict, **kwargs)

@@ -26,7 +26,7 @@ _HELP = "/task TEXT sets the task, /task alone drops it, /new starts over, /quit
 @click.command()
 @click.argument("prompt", required=False)
 @click.option(
-    "-d", "--description", help="The task, in a sentence; without it the base model answers."
+    "-d", "--description", help="The task, in a sentence; without it the conversation shows it."
 )
 @click.option("-m", "--model", help="A model as /v1/models lists them, e.g. t2l:base.")
 @click.option("--server", metavar="URL", help="Ask this server instead of loading the models here.")
@@ -113,6 +113,7 @@ def _obey(line: str, conversation: Conversation) -> None:
     command, _, text = line.partition(" ")
     if command == "/task":
         conversation.description = validated(text) if text.strip() else None
+        conversation.is_dropped = conversation.description is None
     elif command == "/new":
         conversation.messages = []
     else:

@@ -45,9 +45,10 @@ class Conversation:
     Args:
         talk: Who answers.
         options: Fields of every request, ``model`` among them.
-        description: The task; None has the base model answer.
+        description: The task; None leaves it to the conversation.
         out: How to print.
         compare: Have the base model answer too.
+        is_dropped: The task was dropped: the base model answers until there is another.
     """
 
     talk: Talk
@@ -55,6 +56,7 @@ class Conversation:
     description: str | None
     out: Output
     compare: bool = False
+    is_dropped: bool = False
     messages: list[dict[str, str]] = field(default_factory=list)
 
     async def turn(self, prompt: str) -> None:
@@ -63,6 +65,8 @@ class Conversation:
         body = self.options | {"messages": messages}
         if self.description is not None:
             body |= {"t2l_description": self.description}
+        elif self.is_dropped:
+            body |= {"model": BASE}
         spoken = await (self._compare(body) if self.compare else self._show(body))
         self.messages = [*messages, {"role": "assistant", "content": spoken.text}]
 

@@ -226,7 +226,7 @@ def _t2l(url, keys, monkeypatch, tmp_path):
     monkeypatch.setenv("T2L_API_KEY", keys["acme"])
 
     def run(*args, code=0):
-        program = Program("t2l")
+        program = Program("t2l", context_settings={"help_option_names": ["-h", "--help"]})
         program.get_command = lambda *_: noun.command
         given = ["adapters", *args, "--server", url, "--format", "json"]
         result = click.testing.CliRunner().invoke(program, given)
@@ -262,7 +262,7 @@ def test_command_line(t2l, record, store):
 
 def test_command_line_without_server():
     """A server that isn't there is exit code 6."""
-    program = Program("t2l")
+    program = Program("t2l", context_settings={"help_option_names": ["-h", "--help"]})
     program.get_command = lambda *_: noun.command
     given = ["adapters", "list", "--server", "http://127.0.0.1:9"]
     result = click.testing.CliRunner().invoke(program, given)

@@ -6,7 +6,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from integrations.langchain import ChatT2L
 from tests.e2e.program import serving
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.external]
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,11 @@ class TestChatT2LIntegration(ChatModelIntegrationTests):
     def test_agent_loop(self, model):
         """As the suite has it."""
         super().test_agent_loop(model)
+
+    @pytest.mark.xfail(
+        reason="135 M parameters: it fills a string until the answer's limit, for minutes",
+        run=False,
+    )
+    def test_structured_output_optional_param(self, model):
+        """As the suite has it."""
+        super().test_structured_output_optional_param(model)

@@ -69,7 +69,7 @@ def _models(monkeypatch, tmp_path):
 
 def t2l(*args, code=0):
     """Run ``t2l ARGS`` and return its JSON (or the result of a failure)."""
-    program = Program("t2l")
+    program = Program("t2l", context_settings={"help_option_names": ["-h", "--help"]})
     nouns = {"adapters": adapters.command, "index": index.command, "db": db.command}
     program.get_command = lambda _, name: nouns.get(name)
     args = [*args, "--format", "json"]

@@ -235,7 +235,7 @@ async def test_close_ends_running_answers(tiny_base):
 
 async def test_empty_conversation(engine, monkeypatch):
     """Messages that render to nothing are the caller's fault."""
-    monkeypatch.setattr("t2l_router.chat_format.render", lambda *_: [])
+    monkeypatch.setattr("t2l_router.chat_format.render", lambda *_, **__: [])
 
     with pytest.raises(InvalidRequest, match="empty"):
         await collect(engine, request())

@@ -20,7 +20,6 @@ from adapters_store.dedupe import Dedupe
 from adapters_store.delta import check_shapes, delta_norm
 from adapters_store.identity import AdapterId
 from adapters_store.index import ExactIndex, VectorIndex
-from adapters_store.index_faiss import FaissIndex
 from adapters_store.indexing import Indexing
 from adapters_store.keys import Keys
 from adapters_store.leases import Leases
@@ -375,6 +374,9 @@ def _open_index(config: StoreConfig, database: Database) -> VectorIndex:
         from adapters_store.index_pgvector import PgVectorIndex  # noqa: PLC0415
 
         return PgVectorIndex(database, vectors)
+    # Lazy: FAISS takes a while to import, and not every library needs it.
+    from adapters_store.index_faiss import FaissIndex  # noqa: PLC0415
+
     library_id = _library_id(database)
     return FaissIndex(vectors, cache_dir=config.cache_dir / "index", library=library_id)
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -17,6 +18,7 @@ from adapters_store.spending import RateLimit, Spent
 from t2l_router.errors import (
     AccessUnavailable,
     BudgetSpent,
+    HostRefused,
     InvalidKey,
     KeyLacksScope,
     RateLimited,
@@ -97,6 +99,7 @@ class Access:
         spending: Where limits and uses are.
         defaults: Limits of tenants that have none of their own.
         closed: Let nobody in without a key, even where there is none.
+        hosts: Names, besides this machine's own, by which it may be reached without a key.
         clock: The time in seconds.
     """
 
@@ -107,12 +110,14 @@ class Access:
         *,
         defaults: RateLimit = RateLimit(),  # noqa: B008 - frozen
         closed: bool = False,
+        hosts: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
         self._spending = spending
         self._defaults = defaults
         self._closed = closed
+        self._hosts = frozenset(host.lower() for host in hosts)
         self._clock = clock
         self._known = _Known()
         self._known_at = self._asked_at = -math.inf
@@ -126,17 +131,26 @@ class Access:
         """Take other limits for tenants that have none of their own, from now on."""
         self._defaults = defaults
 
-    async def principal(self, authorization: str | None, scope: Scope) -> Principal:
+    async def principal(
+        self, authorization: str | None, scope: Scope, *, host: str | None = None
+    ) -> Principal:
         """
         Who sent this ``Authorization`` header.
 
+        Args:
+            authorization: The header.
+            scope: What the key is to allow.
+            host: The header ``Host``; it counts where no key is needed.
+
         Raises:
+            HostRefused: No key is needed, but a web page may have sent this.
             InvalidKey: There is no key, or not this one, or not any more.
             KeyLacksScope: The key may not do this.
             AccessUnavailable: The database can't be asked.
         """
         await self._refresh(REFRESH_S)
         if not self._known.keys and not self._closed:
+            self._check_host(host)
             return Principal()
         kind, _, secret = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not secret:
@@ -148,6 +162,24 @@ class Access:
             )
         self._used_keys[key.id] = datetime.now(UTC)
         return Principal(key.tenant, key.scopes, key.id)
+
+    def _check_host(self, host: str | None) -> None:
+        """
+        Make sure that no web page is behind a request that needs no key.
+
+        A page of a stranger's site can let its own name resolve to this machine (DNS rebinding),
+        and is then allowed to read the answers; but the browser tells that name as the host.
+        """
+        name = host_name(host or "localhost")
+        if name == "localhost" or name.endswith(".localhost") or name in self._hosts:
+            return
+        try:
+            ipaddress.ip_address(name)  # an address can't be made to resolve to another
+        except ValueError:
+            raise HostRefused(
+                f"this server needs no key and is not known as {name[:80]!r}; "
+                "reach it as localhost, or add the name to allowed_hosts, or make a key"
+            ) from None
 
     async def is_reachable(self) -> bool:
         """Whether the database answered when it was asked last, a second ago at most."""
@@ -271,6 +303,13 @@ class Access:
 
     def _add(self, tenant: str, spent: Spent) -> None:
         self._unsaved[tenant] = self._unsaved.get(tenant, Spent()) + spent
+
+
+def host_name(host: str) -> str:
+    """The name or address in a ``Host`` header, without port and brackets, in small letters."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].rstrip(".").lower()
 
 
 def _first(own: int | None, default: int | None) -> int | None:

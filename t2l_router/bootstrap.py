@@ -80,7 +80,7 @@ def build_app(
         settings: What to serve.
         readiness: Says when it is loaded, or why it could not be.
         access: Keys and limits; None lets everybody in.
-        store: The library for the admin API; None leaves that out.
+        store: The library; None opens one and leaves the admin API out.
         progress: Where bars are drawn for what is pulled.
     """
 
@@ -88,7 +88,9 @@ def build_app(
         start = time.perf_counter()
         try:
             with progress or nullcontext():
-                router = build_router(settings, enter=readiness.enter, progress=progress)
+                router = build_router(
+                    settings, store=store, enter=readiness.enter, progress=progress
+                )
         except Exception as error:  # noqa: BLE001 - the thread's end; whoever serves reports it
             readiness.fail(error)
             return
@@ -136,7 +138,13 @@ def build_access(settings: Settings, store: AdapterStore, *, closed: bool) -> Ac
         store: Holds the keys.
         closed: Let nobody in without a key, even where there is none.
     """
-    return Access(store.keys, store.spending, defaults=default_limits(settings), closed=closed)
+    return Access(
+        store.keys,
+        store.spending,
+        defaults=default_limits(settings),
+        closed=closed,
+        hosts=settings.allowed_hosts,
+    )
 
 
 def default_limits(settings: Settings) -> RateLimit:
@@ -149,6 +157,7 @@ def default_limits(settings: Settings) -> RateLimit:
 def build_router(
     settings: Settings,
     *,
+    store: AdapterStore | None = None,
     enter: Callable[[str], None] = _silent,
     progress: "Progress | None" = None,
 ) -> Router:
@@ -157,6 +166,7 @@ def build_router(
 
     Args:
         settings: What to serve.
+        store: The library, if it is open already; the router closes it.
         enter: Told what is going on, phase by phase.
         progress: Where bars are drawn for what is pulled.
 
@@ -166,7 +176,7 @@ def build_router(
     if settings.engine == "echo":
         return assemble(
             settings,
-            open_library(settings, actor="server"),
+            store or open_library(settings, actor="server"),
             ServedModel("echo", echo_adapters.BASE, (settings.base_model,)),
             EchoEngine(delay_s=settings.echo_delay_s),
             Making(
@@ -195,7 +205,7 @@ def build_router(
     )
     return assemble(
         settings,
-        open_library(settings, actor="server"),
+        store or open_library(settings, actor="server"),
         served_model(writing.base, settings.base_model, writing.generator.encoder_name),
         engine,
         _making(settings, writing),

@@ -75,6 +75,10 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="What `--server` commands identify themselves with."
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Names by which a server without keys may be reached, besides localhost.",
+    )
     max_body_bytes: int = Field(4 << 20, ge=1_024, description="Largest request body.")
     keep_alive_s: float = Field(
         5.0, gt=0, description="Longest silence in a stream before a comment is sent."

@@ -7,7 +7,7 @@ Everything that can go wrong, as one tree; `server` and `cli` translate it, each
     + InvalidRequest · InvalidDescription · UnknownModel · UnknownAdapter · AdapterRefused
     + UnknownDecision · PromptTooLong
   x AccessError                 who asks, and how much
-    + InvalidKey · KeyLacksScope · RateLimited · BudgetSpent · AccessUnavailable
+    + InvalidKey · KeyLacksScope · HostRefused · RateLimited · BudgetSpent · AccessUnavailable
   x ModelError                  weights on the disk
     + ModelUnavailable · ModelCorrupt · DiskFull · CheckpointMismatch
   x AdapterError                one adapter's tensors
@@ -105,6 +105,12 @@ class KeyLacksScope(AccessError):
     """The API key is good, but not for this."""
 
     code = "insufficient_scope"
+
+
+class HostRefused(AccessError):
+    """A server that needs no key was reached by a name that it doesn't go by."""
+
+    code = "host_refused"
 
 
 class RateLimited(AccessError):

@@ -57,8 +57,10 @@ class Gate:
     async def _enter(self, request: Request, scope: Scope) -> Principal:
         principal = Principal()
         if self.access is not None:
-            given = Headers(scope=request.scope).get("authorization")
-            principal = await self.access.principal(given, scope)
+            headers = Headers(scope=request.scope)
+            principal = await self.access.principal(
+                headers.get("authorization"), scope, host=headers.get("host")
+            )
         request.state.principal = principal
         return principal
 

@@ -61,7 +61,7 @@ def _outage(store):
 def _client(tmp_path, store, outage, clock):
     readiness = Readiness()
     readiness.finish(build_router(Settings(engine="echo", data_dir=tmp_path / "data")))
-    access = Access(outage, store.spending, clock=clock)
+    access = Access(outage, store.spending, hosts=("ok",), clock=clock)
     app = create_app(
         readiness,
         max_body_bytes=1 << 20,
@@ -69,7 +69,7 @@ def _client(tmp_path, store, outage, clock):
         gate=Gate(access),
         metrics=Metrics(readiness),
     )
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, "http://localhost", raise_server_exceptions=False) as client:
         yield client
 
 
@@ -98,6 +98,47 @@ def test_no_way_around_the_key(client, store, method, path, key):
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
     assert answer.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:8000",
+        "t2l.localhost",
+        "127.0.0.1:80",
+        "[::1]:8000",
+        "10.0.0.7",
+        "ok",
+    ],
+)
+def test_hosts_without_keys(client, host):
+    """A server that needs no key answers by this machine's names, addresses and those set."""
+    assert client.post("/v1/chat/completions", json=CHAT, headers={"host": host}).is_success
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example",
+     "evil-localhost", "[evil", "1.2.3.4.5", "xn--localhost", "ok.evil.example", "0x7f.1"],
+)  # fmt: skip
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_dns_rebinding(client, method, path, host):
+    """A web page whose name was made to resolve to this machine gets nothing, on any route."""
+    headers = {"host": host, "origin": f"http://{host}"}
+
+    answer = client.request(method, path, headers=headers, json=CHAT)
+
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "host_refused"
+
+
+def test_any_host_with_a_key(client, store):
+    """Where a key is needed a proxy may pass on the name by which it was reached."""
+    _, secret = store.keys.create("acme")
+    headers = bearer(secret) | {"host": "t2l.example"}
+
+    assert client.post("/v1/chat/completions", json=CHAT, headers=headers).is_success
 
 
 def test_probes_need_no_key(client, store):

@@ -6,6 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from t2l_router.cli import adapters
 from t2l_router.cli import main as program
 from t2l_router.errors import (
     CallRefused,
@@ -105,12 +106,30 @@ def test_help_is_light(name):
     assert heavy_modules(statement) == ""
 
 
-def heavy_modules(statement: str) -> str:
-    """The model libraries that a fresh interpreter holds after *statement*."""
-    check = (
-        "\nimport sys\nheavy = {'torch', 'transformers', 'sentence_transformers'}"
-        "\nprint(*sorted(heavy & set(sys.modules)))"
+@pytest.mark.parametrize("name", adapters.VERBS)
+def test_verb_of_adapters(name):
+    """Each verb of the table is there, under its name and with the help that the table shows."""
+    verb = adapters.command.get_command(None, name)
+
+    assert name == verb.name
+    assert adapters.VERBS[name][1] == verb.get_short_help_str(100)
+
+
+def test_help_of_adapters_needs_no_library():
+    """The verbs are listed without the library, its index or the server."""
+    statement = (
+        "import click\nfrom t2l_router.cli.adapters import command\n"
+        "assert 'dedupe' in command.get_help(click.Context(command))"
     )
+
+    assert heavy_modules(statement, "faiss", "sqlalchemy", "fastapi", "numpy") == ""
+
+
+def heavy_modules(
+    statement: str, *heavy: str, default=("torch", "transformers", "sentence_transformers")
+) -> str:
+    """The model libraries, or others, that a fresh interpreter holds after *statement*."""
+    check = f"\nimport sys\nprint(*sorted({set(heavy or default)} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", statement + check], capture_output=True, text=True, check=True
     )

@@ -96,7 +96,7 @@ class LocalBlobs:
 
     def put(self, adapter_id: AdapterId, base: str, files: AdapterFiles) -> None:
         """Publish the directory whole or not at all; an existing one stays as it is."""
-        final = self._path(adapter_id)
+        final = self.path(adapter_id)
         if final.exists():
             return
         beside = self.root / "tmp" / uuid.uuid4().hex
@@ -104,7 +104,7 @@ class LocalBlobs:
             try:
                 _make_synced(final.parent)
                 beside.mkdir(parents=True)
-                contents = _contents(adapter_id, base, files)
+                contents = blob_files(adapter_id, base, files).items()
                 # All at once: syncs that overlap share one commit of the filesystem's journal.
                 with ThreadPoolExecutor(len(contents)) as threads:
                     list(
@@ -126,11 +126,11 @@ class LocalBlobs:
 
     def get(self, adapter_id: AdapterId) -> AdapterFiles:
         """Read a directory and check its hash."""
-        return _checked(adapter_id, lambda name: (self._path(adapter_id) / name).read_bytes())
+        return _checked(adapter_id, lambda name: (self.path(adapter_id) / name).read_bytes())
 
     def exists(self, adapter_id: AdapterId) -> bool:
         """Whether the directory was published."""
-        return self._path(adapter_id).is_dir()
+        return self.path(adapter_id).is_dir()
 
     def delete(self, adapter_id: AdapterId) -> None:
         """Remove the directory; it vanishes at once, as a whole."""
@@ -138,7 +138,7 @@ class LocalBlobs:
         with named_os_errors(f"remove adapter {adapter_id}"):
             doomed.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._path(adapter_id).rename(doomed)
+                self.path(adapter_id).rename(doomed)
             except FileNotFoundError:
                 return
             shutil.rmtree(doomed)
@@ -146,7 +146,7 @@ class LocalBlobs:
     def directory(self, adapter_id: AdapterId) -> Path:
         """The verified directory itself."""
         self.get(adapter_id)
-        return self._path(adapter_id)
+        return self.path(adapter_id)
 
     def published(self) -> Iterator[Stray]:
         """Every published directory, named by its id."""
@@ -164,8 +164,9 @@ class LocalBlobs:
         with named_os_errors(f"remove {stray.name}"):
             shutil.rmtree(self.root / stray.name, ignore_errors=True)
 
-    def _path(self, adapter_id: AdapterId) -> Path:
-        return self.root / _shard(adapter_id) / _checked_id(adapter_id)
+    def path(self, adapter_id: AdapterId) -> Path:
+        """Where an adapter lies, or would."""
+        return self.root / shard(adapter_id) / _checked_id(adapter_id)
 
 
 class ObjectBlobs:
@@ -182,7 +183,7 @@ class ObjectBlobs:
             return
         with named_os_errors(f"store adapter {adapter_id}"):
             self.filesystem.makedirs(self._path(adapter_id), exist_ok=True)
-            for name, data in _contents(adapter_id, base, files):
+            for name, data in blob_files(adapter_id, base, files).items():
                 self.filesystem.pipe_file(f"{self._path(adapter_id)}/{name}", data)
 
     def get(self, adapter_id: AdapterId) -> AdapterFiles:
@@ -238,18 +239,17 @@ class ObjectBlobs:
             yield Stray(name, size, max(0.0, time.time() - newest)), whole
 
     def _path(self, adapter_id: AdapterId) -> str:
-        return f"{self.root}/{_shard(adapter_id)}/{_checked_id(adapter_id)}"
+        return f"{self.root}/{shard(adapter_id)}/{_checked_id(adapter_id)}"
 
 
-def _contents(
-    adapter_id: AdapterId, base: str, files: AdapterFiles
-) -> tuple[tuple[str, bytes], ...]:
+def blob_files(adapter_id: AdapterId, base: str, files: AdapterFiles) -> Mapping[str, bytes]:
+    """An adapter's directory as it is stored: file name -> contents, the weights last."""
     manifest = {"adapter_id": adapter_id, "base_fingerprint": base, "format": 1}
-    return (
-        (MANIFEST_FILE, (json.dumps(manifest, indent=2) + "\n").encode()),
-        (CONFIG_FILE, files.config),
-        (WEIGHTS_FILE, files.weights),
-    )
+    return {
+        MANIFEST_FILE: (json.dumps(manifest, indent=2) + "\n").encode(),
+        CONFIG_FILE: files.config,
+        WEIGHTS_FILE: files.weights,
+    }
 
 
 def _checked(adapter_id: AdapterId, read: Callable[[str], bytes]) -> AdapterFiles:
@@ -281,7 +281,8 @@ def _checked_id(adapter_id: AdapterId) -> AdapterId:
     return adapter_id
 
 
-def _shard(adapter_id: AdapterId) -> str:
+def shard(adapter_id: AdapterId) -> str:
+    """The directory below the root that holds an adapter's own."""
     # Few entries per directory: some filesystems get slow with many.
     return adapter_id.removeprefix("t2l-")[:2]
 

@@ -93,6 +93,16 @@ def _named(ref: str, tenants: Sequence[str]) -> ColumnElement[bool]:
     return adapters.c.id == named.order_by(*own_first).limit(1).scalar_subquery()
 
 
+def base_of(connection: Connection, adapter_id: AdapterId) -> str:
+    """The base model of an adapter that any tenant has in service. Raises `AdapterNotFound`."""
+    in_service = adapters.c.state.not_in(("deleted", "quarantined"))
+    query = select(adapters.c.base).where(adapters.c.id == adapter_id, in_service).limit(1)
+    base: str | None = connection.execute(query).scalar_one_or_none()
+    if base is None:
+        raise AdapterNotFound(f"no adapter {adapter_id!r} in service")
+    return base
+
+
 def by_key(connection: Connection, pk: int) -> AdapterRow:
     """The row with key *pk*, which exists."""
     return connection.execute(_BY_KEYS, {"keys": [pk]}).one()

@@ -117,7 +117,7 @@ def _read_directory(directory: Path) -> Foreign:
             info = os.fstat(descriptor)
             if not stat.S_ISREG(info.st_mode):
                 raise InvalidImport(f"{directory / name} is no regular file")
-            return _capped(name, info.st_size, file.read)
+            return capped(name, info.st_size, file.read)
 
     return assemble(read, str(directory))
 
@@ -132,7 +132,7 @@ def _read_zip(path: Path) -> Foreign:
                 if member is None:
                     return None
                 with archive.open(member) as file:
-                    return _capped(name, member.file_size, file.read)
+                    return capped(name, member.file_size, file.read)
 
             return assemble(read, str(path))
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
@@ -175,7 +175,18 @@ def _refuse_pickles(names: list[str], source: str) -> None:
             )
 
 
-def _capped(name: str, announced: int, read: Callable[[int], bytes]) -> bytes:
+def capped(name: str, announced: int, read: Callable[[int], bytes]) -> bytes:
+    """
+    Read a file no further than `LIMITS` allows.
+
+    Args:
+        name: One of the three files.
+        announced: Its size by what its container says.
+        read: Gives at most that many bytes of it.
+
+    Raises:
+        InvalidImport: It is too long.
+    """
     limit = LIMITS[name]
     if announced > limit:
         raise InvalidImport(f"{name} has {announced} bytes; at most {limit} are accepted")

@@ -15,7 +15,7 @@ from adapters_store.ledger import Change, Ledger
 from adapters_store.names import SHARED, check_name
 from adapters_store.schema import api_keys, library
 
-Scope = Literal["chat", "admin"]
+Scope = Literal["chat", "admin", "pull"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 _FORM = re.compile(r"t2l_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
@@ -31,7 +31,8 @@ class ApiKey:
         id: Its public part.
         tenant: For whom it acts.
         name: Whose it is, for people.
-        scopes: What it may do: chat, or run the library of its tenant.
+        scopes: What it may do: chat, run the library of its tenant, or (the operator's keys)
+            fetch adapters' files for an engine server.
         expires_at: From when on it opens nothing; None is never.
         last_used_at: To within a minute; None if it never was.
     """

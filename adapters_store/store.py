@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from adapters_store import additions, audit, catalog, changes, filters, searching
 from adapters_store.aliases import Aliases
-from adapters_store.blobs import open_blobs
+from adapters_store.blobs import blob_files, open_blobs
 from adapters_store.calibrations import Calibrations
 from adapters_store.database import Database
 from adapters_store.decisions import Decisions
@@ -227,6 +227,12 @@ class AdapterStore:
         record = self.get(ref, tenant=tenant)
         texts = [text.text for text in self.descriptions(record.id, tenant=tenant)]
         return export_files(record, self.ledger.blobs.get(record.id), texts)
+
+    def blob(self, adapter_id: AdapterId) -> Mapping[str, bytes]:
+        """Files by name, for engine servers: whose adapter it is doesn't matter, nor is it told."""
+        with self.ledger.read() as connection:
+            base = catalog.base_of(connection, adapter_id)
+        return blob_files(adapter_id, base, self.ledger.blobs.get(adapter_id))
 
     def descriptions(self, ref: str, *, tenant: str) -> list[Description]:
         """Every text that reached an adapter, oldest first."""

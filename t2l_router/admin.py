@@ -6,7 +6,7 @@ operator's: they may act for any tenant (``?tenant=``) and give adapters to all.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +16,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from adapters_store import AdapterStore, transfer
+from adapters_store.identity import AdapterId
 from adapters_store.keys import ApiKey, Scope
-from adapters_store.names import DEFAULT_TENANT
+from adapters_store.names import ADAPTER_ID, DEFAULT_TENANT
 from adapters_store.records import AdapterRecord, AliasSpan, AuditEntry, State
 from adapters_store.reports import Stats
 from adapters_store.spending import DayOfUse, RateLimit
@@ -26,6 +27,7 @@ from t2l_router.gate import Gate, principal_of
 
 T = TypeVar("T")
 _MOST = 200
+_ID = f"^{ADAPTER_ID.pattern}$"
 _MAX_ROW = 2**63 - 1  # what a database's row number can be
 
 # A reference is an id, the start of one, or an alias: nothing else is worth a look.
@@ -77,7 +79,7 @@ class NewKey(_Body):
     """A key to be made."""
 
     name: Annotated[str, StringConstraints(max_length=64)] = ""
-    scopes: list[Scope] = Field(["chat"], min_length=1, max_length=2)
+    scopes: list[Scope] = Field(["chat"], min_length=1, max_length=3)
     expires_at: Annotated[datetime | None, Field(description="With a time zone.")] = None
 
 
@@ -179,11 +181,12 @@ class Admin:
         """An adapter as a zip file that PEFT, vLLM and `t2l adapters import` read."""
         store, whose = self._acting(request, tenant)
         record = store.get(ref, tenant=whose)
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory, "adapter.zip")
-            transfer.write_zip(store.export(record.id, tenant=whose), path)
-            name = {"content-disposition": f'attachment; filename="{record.id}.zip"'}
-            return Response(path.read_bytes(), media_type="application/zip", headers=name)
+        return _zip(record.id, store.export(record.id, tenant=whose))
+
+    def blob(self, adapter_id: Annotated[str, StringConstraints(pattern=_ID)]) -> Response:
+        """An adapter of any tenant by its whole id: a zip file without its descriptions."""
+        files = self._store.blob(AdapterId(adapter_id))
+        return _zip(adapter_id, files)
 
     def history(
         self,
@@ -315,7 +318,23 @@ def routes(store: AdapterStore, gate: Gate) -> APIRouter:
     found.add_api_route(
         "/adapters/{ref}/export", admin.export, responses=zipped, response_class=Response
     )
-    return found
+    # Engine servers ask here; theirs is another scope than the other routes'.
+    pulling = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(gate.pull)])
+    pulling.add_api_route(
+        "/blobs/{adapter_id}", admin.blob, responses=zipped, response_class=Response
+    )
+    both = APIRouter()
+    both.include_router(found)
+    both.include_router(pulling)
+    return both
+
+
+def _zip(adapter_id: str, contents: Mapping[str, bytes]) -> Response:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "adapter.zip")
+        transfer.write_zip(contents, path)
+        name = {"content-disposition": f'attachment; filename="{adapter_id}.zip"'}
+        return Response(path.read_bytes(), media_type="application/zip", headers=name)
 
 
 def _page(records: Sequence[T], limit: int, key: Any) -> Page[T]:

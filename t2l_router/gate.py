@@ -7,9 +7,11 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 
 from adapters_store.keys import Scope
+from adapters_store.names import DEFAULT_TENANT
 from t2l_router import describe, sessions
 from t2l_router.access import Access, Principal
 from t2l_router.decision import Caller
+from t2l_router.errors import KeyLacksScope
 from t2l_router.wire import Usage
 
 # Only for the OpenAPI document; the header is read by `Access`, whose errors have our shape.
@@ -44,6 +46,12 @@ class Gate:
     async def admin(self, request: Request, _: _Bearer = None) -> None:
         """Let in who may run the library."""
         await self._enter(request, "admin")
+
+    async def pull(self, request: Request, _: _Bearer = None) -> None:
+        """Let in the operator's engine servers, which fetch adapters of all tenants by id."""
+        principal = await self._enter(request, "pull")
+        if principal.tenant != DEFAULT_TENANT:
+            raise KeyLacksScope(f"engine servers use a key of the operator ({DEFAULT_TENANT})")
 
     async def is_store_reachable(self) -> bool:
         """Whether the library's database answers; true where none is needed."""

@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from adapters_store import AdapterStore, StoreConfig
+from adapters_store.errors import StoreUnavailable
+from integrations.vllm.sources import RouterSource
 from t2l_router.access import Access
 from t2l_router.cli import adapters as noun
 from t2l_router.cli.main import Program
@@ -109,6 +111,35 @@ def test_export(ask, record, tmp_path):
     assert answer.headers["content-type"] == "application/zip"
     assert answer.content.startswith(b"PK")
     assert f"{record.id}.zip" in answer.headers["content-disposition"]
+
+
+def test_engine_servers_pull(url, store, record, keys):
+    """A key of scope pull fetches any tenant's adapter by its id, as the vLLM plugin does it."""
+    _, key = store.keys.create("local", scopes=("pull",))
+    source = RouterSource(url, key, timeout_s=30)
+
+    found = source.fetch(record.id)
+    assert found.manifest.base == BASE
+    assert found.files.adapter_id(BASE) == record.id
+    assert found.manifest.descriptions == ()  # a description can be personal data
+    assert source.fetch("t2l-" + "0" * 32) is None
+
+    store.set_state(record.id, "quarantined", tenant="acme")
+    assert source.fetch(record.id) is None
+
+    _, rival = store.keys.create("rival", scopes=("pull",))
+    for wrong in (rival, keys["local"], keys["acme"], None):
+        with pytest.raises(StoreUnavailable, match=r"answers 40[13]"):
+            RouterSource(url, wrong, timeout_s=30).fetch(record.id)
+    for path in ("/adapters", f"/adapters/{record.id}/export", f"/blobs/{record.id[:12]}"):
+        answer = httpx.get(f"{url}/admin{path}", headers={"authorization": f"Bearer {key}"})
+        assert answer.status_code in (400, 403)
+
+
+def test_router_out_of_reach():
+    """A router that isn't there is an error that passes, not an unknown adapter."""
+    with pytest.raises(StoreUnavailable, match="can't be reached"):
+        RouterSource("http://127.0.0.1:9", None, timeout_s=5).fetch("t2l-" + "0" * 32)
 
 
 @pytest.mark.parametrize(

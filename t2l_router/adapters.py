@@ -10,7 +10,7 @@ from typing import Protocol
 from adapters_store import AdapterFiles
 from adapters_store.errors import StoreError
 from adapters_store.identity import AdapterId
-from t2l_router.engines.base import AdapterRef, Weights
+from t2l_router.engines.base import AdapterRef, Elsewhere, Weights
 from t2l_router.errors import InvalidAdapter, LibraryUnavailable, T2LError
 from t2l_router.library import Library
 
@@ -47,9 +47,14 @@ class Adapters:
         library: Holds them all.
         tensors: Reads their files.
         max_bytes: Tensors in memory at most; the newest stay, even a single one that is larger.
+        by_id: The engine gets adapters from the library itself, so their tensors are read only to
+            compare them.
     """
 
-    def __init__(self, library: Library, tensors: Tensors, *, max_bytes: int) -> None:
+    def __init__(
+        self, library: Library, tensors: Tensors, *, max_bytes: int, by_id: bool = False
+    ) -> None:
+        self.by_id = by_id
         self._library = library
         self._tensors = tensors
         self._max_bytes = max_bytes
@@ -100,6 +105,12 @@ class Adapters:
         return await self.fetch(known.adapter_id, tenant=tenant)
 
     async def fetch(self, adapter_id: AdapterId, *, tenant: str) -> AdapterRef:
+        """An adapter that the library has shown to the tenant, for the engine; see `load`."""
+        if self.by_id:
+            return AdapterRef(adapter_id, Elsewhere(adapter_id))
+        return await self.load(adapter_id, tenant=tenant)
+
+    async def load(self, adapter_id: AdapterId, *, tenant: str) -> AdapterRef:
         """
         An adapter that the library has shown to the tenant, with its tensors.
 

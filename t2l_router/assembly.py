@@ -76,7 +76,13 @@ def assemble(
         budget=Quota(max_generations_per_hour=settings.generations_per_hour),
         lease_s=2 * settings.generation_timeout_s,
     )
-    adapters = Adapters(library, making.tensors, max_bytes=settings.adapter_memory_mib << 20)
+    from_library = settings.engine == "vllm"
+    adapters = Adapters(
+        library,
+        making.tensors,
+        max_bytes=settings.adapter_memory_mib << 20,
+        by_id=from_library,
+    )
     behind = Behind(calls, retention=retention)
     sessions = Sessions(calls, behind, idle=idle)
     matcher = Matcher(
@@ -100,7 +106,11 @@ def assemble(
         library=library,
         sessions=sessions,
         behind=behind,
-        options=Options(shadow=settings.shadow, log_text=settings.log_descriptions),
+        options=Options(
+            shadow=settings.shadow,
+            log_text=settings.log_descriptions,
+            publish_first=from_library,
+        ),
     )
 
 

@@ -23,6 +23,7 @@ from t2l_router.access import Access
 from t2l_router.assembly import Making, assemble, build_inference
 from t2l_router.config import Settings
 from t2l_router.engines import echo_adapters
+from t2l_router.engines.base import Engine
 from t2l_router.engines.echo import EchoEngine
 from t2l_router.errors import CheckpointMismatch, ConfigError
 from t2l_router.gate import Gate
@@ -186,11 +187,22 @@ def build_router(
             ),
         )
     writing = load_writing(settings, enter=enter, progress=progress)
+    build = _vllm_engine if settings.engine == "vllm" else _local_engine
+    return assemble(
+        settings,
+        store or open_library(settings, actor="server"),
+        served_model(writing.base, settings.base_model, writing.generator.encoder_name),
+        build(settings, writing, enter),
+        _making(settings, writing),
+    )
+
+
+def _local_engine(settings: Settings, writing: Writing, enter: Callable[[str], None]) -> Engine:
     from t2l_router.engines.local import EngineLimits, LocalEngine
 
     enter(f"loading {writing.base.name}")
     model, tokenizer = load_engine_model(writing.base, settings)
-    engine = LocalEngine(
+    return LocalEngine(
         model,
         tokenizer,
         spec=writing.generator.spec,
@@ -203,12 +215,25 @@ def build_router(
             kv_memory_mib=settings.kv_memory_mib,
         ),
     )
-    return assemble(
-        settings,
-        store or open_library(settings, actor="server"),
-        served_model(writing.base, settings.base_model, writing.generator.encoder_name),
-        engine,
-        _making(settings, writing),
+
+
+def _vllm_engine(settings: Settings, writing: Writing, enter: Callable[[str], None]) -> Engine:
+    from t2l_router.engines.vllm import VllmEngine, VllmOptions
+
+    if not settings.vllm_urls:
+        raise ConfigError("engine is vllm: vllm_urls must name the servers")
+    enter(f"looking for {len(settings.vllm_urls)} vLLM servers")
+    key = settings.vllm_api_key
+    return VllmEngine(
+        VllmOptions(
+            settings.vllm_urls,
+            settings.vllm_model or writing.base.name,
+            api_key=key.get_secret_value() if key else None,
+            max_in_flight=settings.vllm_max_in_flight,
+            timeout_s=settings.vllm_timeout_s,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+        )
     )
 
 

@@ -8,12 +8,14 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -29,6 +31,18 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise ValueError(f"{url!r} is no address such as http://10.0.0.5:8000")
+    return url.rstrip("/")
+
+
+Address = Annotated[str, AfterValidator(_address)]
 Directory = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -97,9 +111,21 @@ class Settings(BaseSettings):
     )
     drain_s: int = Field(30, ge=0, description="Time that running answers get at shutdown.")
 
-    engine: Literal["local", "echo"] = Field(
-        "local", description="What answers: a local model, or an echo without any model."
+    engine: Literal["local", "vllm", "echo"] = Field(
+        "local",
+        description="What answers: a local model, vLLM servers, or an echo without any model.",
     )
+    vllm_urls: Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="Addresses of the vLLM servers, separated by commas, without /v1."
+    )
+    vllm_model: str | None = Field(
+        None, description="The name that they serve the base model by; by default its own."
+    )
+    vllm_api_key: SecretStr | None = Field(None, description="Their key.")
+    vllm_max_in_flight: int = Field(
+        64, ge=1, description="Requests of this router at each vLLM server; more get a 429."
+    )
+    vllm_timeout_s: float = Field(60.0, gt=0, description="Longest silence of a vLLM server.")
     echo_delay_s: float = Field(0.0, ge=0, description="Time the echo takes for each word.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(

@@ -15,7 +15,7 @@ Everything that can go wrong, as one tree; `server` and `cli` translate it, each
       - GenerationBusy · BudgetExceeded
   x LibraryUnavailable          the adapter library can't be used right now
   x EngineError                 the thing that produces tokens
-    + EngineBusy · EngineFailed
+    + EngineBusy · EngineFailed · EngineUnreachable
   x CallError                   a client's call that brought no answer
     + ServerUnreachable · ServerTimeout · CallRefused
 """
@@ -201,6 +201,10 @@ class EngineBusy(EngineError):
 
 class EngineFailed(EngineError):
     """The engine broke while answering this request."""
+
+
+class EngineUnreachable(EngineError):
+    """No server of the engine answers; trying again later helps."""
 
 
 class CallError(T2LError):

@@ -295,6 +295,8 @@ class Matcher:
         self, task: TaskDescription, tenant: str, timing_ms: dict[str, float], why: str
     ) -> Found:
         """Serve a new adapter that nobody keeps; better than none."""
+        if self._adapters.by_id:
+            raise GenerationFailed(f"the engine takes adapters from the library, and {why}")
         with timed(timing_ms, "embed"):
             embedding = await self.embed(task.text)
         weights = await self._generated(embedding, timing_ms)
@@ -316,7 +318,7 @@ class Matcher:
         weights = await self._generated(query.embedding, timing_ms)
         with timed(timing_ms, "compare"):
             try:
-                held = await self._adapters.fetch(decision.match.adapter_id, tenant=query.tenant)
+                held = await self._adapters.load(decision.match.adapter_id, tenant=query.tenant)
                 distance = await self._in_thread(self._tensors.distance, weights, held.weights)
             except AdapterError as error:
                 logger.warning("no comparison: %s", error)

@@ -28,12 +28,13 @@ def echo_router(
     engine=None,
     encoder=None,
     store=None,
+    kind="local",
     **settings,
 ) -> Router:
     """A router over a library in *directory*, or in a new one."""
     directory = directory or Path(tempfile.mkdtemp(prefix="t2l-test-"))
     return assemble(
-        Settings(data_dir=directory, **settings),
+        Settings(data_dir=directory, engine=kind, **settings),
         store or open_store(directory),
         ServedModel(MODEL, FINGERPRINT, ("base-short",)),
         engine or EchoEngine(),

@@ -1,6 +1,6 @@
 """The engine's contract: what produces tokens, whatever it runs on."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -34,6 +34,20 @@ class AdapterRef:
 
     adapter_id: AdapterId
     weights: Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """
+    The weights of an adapter that the engine gets from the library by its id.
+
+    Args:
+        adapter_id: Their content id.
+        nbytes: What they hold here, which is nothing.
+    """
+
+    adapter_id: AdapterId
+    nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +121,7 @@ class EngineHealth:
     ok: bool
     running: int
     waiting: int
-    resident: tuple[AdapterId, ...]
+    resident: Collection[AdapterId]
 
 
 class Engine(Protocol):
@@ -131,7 +145,9 @@ class Engine(Protocol):
 
         Raises:
             RequestError: On the first piece: the request can't be answered as it is.
+            AdapterError: On the first piece: the engine can't get the adapter.
             EngineBusy: On the first piece: the queue is full.
+            EngineUnreachable: On the first piece: there is no server to ask.
             EngineFailed: At any piece.
         """
 
@@ -140,8 +156,8 @@ class Engine(Protocol):
         Make an adapter ready for use, as far as there is room.
 
         Raises:
-            InvalidAdapter: The adapter doesn't fit this engine's base model.
-            EngineFailed: The engine could not load it.
+            InvalidAdapter: It doesn't fit this engine's base model, or the engine can't get it.
+            EngineError: The engine could not load it.
         """
 
     def health(self) -> EngineHealth:

@@ -10,8 +10,10 @@ import pytest
 from adapters_store.identity import AdapterId
 from t2l_router.engines.base import AdapterRef, Engine
 from t2l_router.engines.echo import EchoEngine, EchoWeights
+from t2l_router.engines.vllm import VllmEngine, VllmOptions
 from t2l_router.errors import EngineBusy
 from tests.tiny_engine import collect, request, tiny_adapter, tiny_engine
+from tests.vllm_server import BASE, VllmServer, served
 
 
 @dataclass
@@ -27,10 +29,16 @@ def echo_adapter(number: int) -> AdapterRef:
     return AdapterRef(name, EchoWeights(name, 1))
 
 
-@pytest.fixture(params=["echo", "llama", "gemma"])
+@pytest.fixture(params=["echo", "vllm", "llama", "gemma"])
 async def subject(request: Any) -> AsyncIterator[Subject]:
     if request.param == "echo":
         yield Subject(EchoEngine(delay_s=0.005, max_running=3), echo_adapter)
+        return
+    if request.param == "vllm":
+        with served(VllmServer(delay_s=0.005, max_cpu_loras=2)) as server:
+            engine = VllmEngine(VllmOptions((server.url,), BASE, max_in_flight=3))
+            yield Subject(engine, echo_adapter)
+            await engine.close()
         return
     base = request.getfixturevalue("tiny_base" if request.param == "llama" else "tiny_gemma")
     engine, spec = tiny_engine(base, slots=2, max_running=2, max_waiting=1)

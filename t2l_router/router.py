@@ -212,7 +212,8 @@ class Router:
         if decision.adapter is not None:
             try:
                 if self._options.publish_first and choice.kept is not None:
-                    await asyncio.wait([choice.kept], timeout=_KEEP_WITHIN_S)
+                    with timed(timing_ms, "store"):
+                        await asyncio.wait([choice.kept], timeout=_KEEP_WITHIN_S)
                 await self._load(decision.adapter, timing_ms)
             except (AdapterError, EngineError) as error:
                 choice = self._chooser.fallback(error, decision.task, required=request.t2l_required)

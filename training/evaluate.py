@@ -71,20 +71,24 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
     )
     bench = Bench(inputs, generator, args.max_new_tokens, args.batch)
     bench.load_base(args.base or lora.base_model, device=args.device, dtype=args.dtype)
-    metrics = {}
+    metrics: dict[str, dict[str, object]] = {}
+    results: dict[str, object] = {}
     for system in systems:
         per_task = bench.score(system, seed=args.seed, draws=args.descriptions)
         metrics[system.name] = summarise(per_task)
+        results = {
+            "run": _run_facts(args, time.monotonic() - began),
+            "setup": _setup_facts(args, lora, generator),
+            "metrics": metrics,
+        }
+        if args.json:  # after each system: a run that is stopped has lost one at most
+            args.json.write_text(json.dumps(results, indent=1) + "\n")
         if not sys.stderr.isatty():  # on a terminal the bars say how far it is
             rouge_l = metrics[system.name]["rouge_l"]
             print(f"{system.name}: ROUGE-L {rouge_l:.1f}", file=sys.stderr, flush=True)
     if bench.refused:
         print(f"{bench.refused} adapters refused; the base model answered", file=sys.stderr)
-    return {
-        "run": _run_facts(args, time.monotonic() - began),
-        "setup": _setup_facts(args, lora, generator),
-        "metrics": metrics,
-    }
+    return results
 
 
 def _form(task: Task, examples: list[Example], templates: str) -> list[Example]:
@@ -195,8 +199,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except T2LError as error:
         sys.exit(f"training.evaluate: {error}")
     Console().print(_table(results))
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

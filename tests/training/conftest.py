@@ -8,6 +8,7 @@ from tests.training.packs import WordEncoder
 from training.corpus import load_tasks
 from training.data import Pack
 from training.prepare import SHIPPABLE, build
+from training.tokenise import Choice
 
 TASKS = {
     "shout": ("train", lambda text: text.upper()),
@@ -61,5 +62,9 @@ def pack(corpus, tokenizer) -> Pack:
     tasks = [t for t in load_tasks(corpus, ["train"]) if t.licence_class in SHIPPABLE]
     facts = {"base_model": "tiny", "base_fingerprint": "f", "encoder": "w"}
     return build(
-        tasks, tokenizer, WordEncoder(), facts={**facts, "encoder_fingerprint": "w"}, instructed=6
+        tasks,
+        tokenizer,
+        WordEncoder(),
+        facts={**facts, "encoder_fingerprint": "w"},
+        choice=Choice(instructed=6),
     )

@@ -18,6 +18,7 @@ from training.corpus import load_tasks
 from training.data import Pack, Sampler
 from training.prepare import build
 from training.prompts import chat
+from training.tokenise import Choice
 
 
 def test_licences_keep_tasks_out(pack) -> None:
@@ -29,7 +30,13 @@ def test_inputs_may_stand_for_descriptions(corpus, tokenizer) -> None:
     """Each task is then embedded by inputs of its own training examples."""
     tasks = load_tasks(corpus, ["train"])
     built = build(
-        tasks, tokenizer, WordEncoder(), facts={}, instructed=2, descriptions=4, by_inputs=True
+        tasks,
+        tokenizer,
+        WordEncoder(),
+        facts={},
+        choice=Choice(instructed=2),
+        descriptions=4,
+        by_inputs=True,
     )
     for index, task in enumerate(tasks):
         own = {example.text for example in task.examples("train")}
@@ -95,10 +102,13 @@ def test_batch_labels_are_the_answers(pack, tokenizer) -> None:
     )
 
 
-def test_packed_examples_do_not_see_each_other(tiny_base, pack) -> None:
+@pytest.mark.parametrize("fixture", ["tiny_base", "tiny_gemma"])
+def test_packed_examples_do_not_see_each_other(fixture, pack, request) -> None:
     """The logits of a packed example are those of the example in a row of its own."""
-    trainer = new_trainer(tiny_base, pack)
+    trainer = new_trainer(request.getfixturevalue(fixture), pack)
     batch = trainer._sampler.batch(0)
+    vocabulary = trainer.base.model.config.vocab_size
+    batch = dataclasses.replace(batch, input_ids=batch.input_ids % vocabulary)
     base = trainer.base.eval()
     pairs = trainer.source.eval()(batch.embeddings)
     borders = [*torch.flatten((batch.position_ids[0] == 0).nonzero()).tolist(), 256]
@@ -174,7 +184,7 @@ def test_training_learns_to_read_the_description(tiny_base, pack) -> None:
         pack,
         targets=("down_proj", "o_proj", "up_proj"),
         steps=300,
-        lr=1e-2,
+        lr=3e-3,
         dropout=0.0,
         plain=1.0,
         ema=0.9,

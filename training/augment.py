@@ -12,14 +12,16 @@ import argparse
 import json
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.corpus import open_lines
+from training.corpus import load_tasks, open_lines
 
 _LABELS_MOST, _LENGTH_MOST = 6, 30
+_WORDS_MOST = 3000
 _COVERED = 0.99  # a stray answer or two don't make it another kind of task
 _SETS = (
     ("yes", "no"), ("true", "false"), ("positive", "negative"), ("A", "B"), ("1", "2"),
@@ -44,12 +46,15 @@ def labels_of(examples: Sequence[Mapping[str, Any]]) -> list[str]:
     return [label for label, _ in common] if few and enough and short else []
 
 
-def rename(labels: Sequence[str], rng: random.Random) -> dict[str, str]:
-    """Choose a new word for each label; none keeps its own."""
+def rename(labels: Sequence[str], words: Sequence[str], rng: random.Random) -> dict[str, str]:
+    """Choose another word for each label: half the time usual labels, else any of *words*."""
     while True:
-        words = list(rng.choice([words for words in _SETS if len(words) >= len(labels)]))
-        rng.shuffle(words)
-        names: dict[str, str] = dict(zip(labels, words, strict=False))
+        if rng.random() < 0.5 or len(words) < 2 * len(labels):  # noqa: PLR2004 - half
+            chosen = list(rng.choice([usual for usual in _SETS if len(usual) >= len(labels)]))
+            rng.shuffle(chosen)
+        else:
+            chosen = rng.sample(words, len(labels))
+        names = dict(zip(labels, chosen, strict=False))
         if all(old.lower() != new.lower() for old, new in names.items()):
             return names
 
@@ -60,17 +65,31 @@ def variant(
     """Give the task with other labels, and its examples."""
     told = "; ".join(f'"{new}" for "{old}"' for old, new in names.items())
     full, short = f" Answer with {told}.", f", say {told}"
-    changed = dict(task)
+    changed: dict[str, Any] = dict(task)
     for key in ("descriptions", "eval_descriptions"):
         changed[key] = [text.rstrip() + full for text in task.get(key) or ()]
     changed["definition"] = (task.get("definition") or task["descriptions"][0]) + full
     changed["terse_descriptions"] = [text + short for text in task.get("terse_descriptions", ())]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for example in examples:
         if _answer(example) in names:
             kept = {key: example[key] for key in ("input", "split") if key in example}
-            rows.append({**kept, "output": names[_answer(example)]})
+            rows.append(kept | {"output": names[_answer(example)]})
     return changed, rows
+
+
+def vocabulary(corpus: Path, splits: Sequence[str]) -> list[str]:
+    """Give the words of some splits' descriptions, the rare ones left out."""
+    counts: Counter[str] = Counter()
+    for task in load_tasks(corpus, splits):
+        for text in (*task.training_descriptions, *task.terse_descriptions):
+            counts.update(re.findall(r"[a-z]{3,9}", text.lower()))
+    return [word for word, count in counts.most_common(_WORDS_MOST) if count > 1]
+
+
+def _examples(path: Path) -> list[dict[str, Any]]:
+    with open_lines(path) as file:
+        return [json.loads(row) for row in file if row.strip()]
 
 
 def _answer(example: Mapping[str, Any]) -> str:
@@ -86,6 +105,7 @@ def augment(corpus: Path, out: Path, *, splits: Sequence[str], variants: int, se
         How many variants there are.
     """
     (out / "data").mkdir(parents=True, exist_ok=True)
+    words = vocabulary(corpus, splits)
     lines, count = [], 0
     for line in filter(None, (corpus / "tasks.jsonl").read_text(encoding="utf8").splitlines()):
         task = json.loads(line)
@@ -93,12 +113,11 @@ def augment(corpus: Path, out: Path, *, splits: Sequence[str], variants: int, se
         lines.append({**task, "file": os.path.relpath(path, out)})
         if task.get("split", "train") not in splits:
             continue
-        with open_lines(path) as file:
-            examples = [json.loads(row) for row in file if row.strip()]
+        examples = _examples(path)
         labels = labels_of(examples)
         rng = random.Random(f"{seed}/{task['task']}")  # noqa: S311 - sampling, not secrets
         for number in range(variants if labels else 0):
-            changed, rows = variant(task, examples, rename(labels, rng))
+            changed, rows = variant(task, examples, rename(labels, words, rng))
             name = f"{task['task']}_renamed_{number}"
             lines.append({**changed, "task": name, "file": f"data/{name}.jsonl"})
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

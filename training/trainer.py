@@ -135,7 +135,7 @@ class Trainer:
             group["lr"] = recipe.lr * _schedule(self.step, recipe)
         batch = batch.to(self.device)
         embeddings = self._noised(self._embed(batch))
-        loss = self._loss(batch, embeddings, distil=recipe.distil)
+        loss = self._loss(batch, embeddings)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._update(batch)
@@ -173,13 +173,13 @@ class Trainer:
         nn.utils.clip_grad_norm_(list(self._params.values()), self.recipe.clip)
         self._optimiser.step()
 
-    def _loss(self, batch: Batch, embeddings: Tensor, *, distil: float = 0.0) -> Tensor:
+    def _loss(self, batch: Batch, embeddings: Tensor) -> Tensor:
         pairs = self.source(embeddings)
         logits = self.base(pairs, batch.input_ids, batch.position_ids, batch.label_at)
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
-        if distil:
+        if self.recipe.distil and self.source.training:
             divergences = in_context_divergence(self.base, pairs, batch, logits)
-            losses = torch.lerp(losses, divergences, distil)
+            losses = torch.lerp(losses, divergences, self.recipe.distil)
         return (losses * batch.weights).sum()
 
     @torch.no_grad()

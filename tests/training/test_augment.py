@@ -48,7 +48,8 @@ def test_renames_labels_of_training_tasks(corpus, tmp_path) -> None:
 def test_no_label_keeps_its_word() -> None:
     """Whatever is drawn, every label gets another word, each its own."""
     for seed in range(50):
-        names = augment.rename(["yes", "no", "maybe"], random.Random(seed))
+        words = ["no", "tea", "oak", "sun", "moon", "red"]
+        names = augment.rename(["yes", "no", "maybe"], words, random.Random(seed))
         assert len(set(names.values())) == 3
         assert all(old != new for old, new in names.items())
 

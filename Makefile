@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
+# Processes of the tests; each takes up to 3 GB.
+JOBS ?= 2
 
 .PHONY: help install serve test test-external check fix conformance
 
@@ -20,12 +22,15 @@ install: .venv/installed  ## Make .venv with everything, serve nothing
 serve: install  ## Pull the default models if need be, and serve on HOST:PORT
 	$(BIN)/t2l serve --host $(HOST) --port $(PORT)
 
-# One thread: the models of most tests are tiny, and spinning threads cost more than they give.
-test: install  ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not external"
+# One thread each: the models of most tests are tiny, and spinning threads cost more than they give.
+# A file's tests share what they set up, so they stay in one process.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-test-external: install  ## LangChain's suite against SmolLM2, and a real LiteLLM Proxy; about 15 minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m external
+test: install  ## Run all tests
+	$(PYTEST) -m "not external"
+
+test-external: install  ## LangChain's suite against SmolLM2, and a real LiteLLM Proxy
+	$(PYTEST) -m external
 
 check: install  ## The gate: format, lint, types, imports, tests
 	$(BIN)/ruff format --check .

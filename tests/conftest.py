@@ -8,8 +8,20 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from hypothesis import settings
 
 from t2l_router.models import LocalModel, pull
+
+# What an example costs depends on what else the machine does.
+settings.register_profile("t2l", deadline=None)
+settings.load_profile("t2l")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share the work, files of slow tests come first, short ones last."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

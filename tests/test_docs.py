@@ -15,7 +15,7 @@ def run(guide: str, cwd) -> str:
     """Run a guide; what it printed."""
     blocks = BLOCK.findall((ROOT / "docs" / guide).read_text())
     with serving("--engine", "echo", cwd=cwd) as server:
-        server.wait_ready(60)
+        server.wait_ready()
         variables = {
             "T2L_BASE_URL": f"{server.url}/v1",
             "T2L_ENGINE": "echo",

@@ -79,7 +79,7 @@ def test_open_webui_filter(tmp_path):
     assert ours.inlet(dict(chat), {"chat_id": "c2"}, {})["t2l_description"] == "Be brief"
 
     with serving("--engine", "echo", cwd=tmp_path) as server:
-        server.wait_ready(60)
+        server.wait_ready()
         path = f"{server.url}/v1/chat/completions"
         made = httpx.post(path, json=first, timeout=30).json()
         # The next turn says nothing of the task: the session holds the adapter.
@@ -105,7 +105,7 @@ def test_litellm_proxy(tmp_path):
     from tests.integrations.litellm_proxy import KEY, proxy  # noqa: PLC0415
 
     with serving("--engine", "echo", cwd=tmp_path) as server:
-        server.wait_ready(60)
+        server.wait_ready()
         variables = {"T2L_BASE_URL": f"{server.url}/v1", "T2L_API_KEY": "unused"}
         with proxy(EXAMPLES / "litellm_proxy" / "config.yaml", **variables) as url:
             lines = run("litellm_proxy/ask.py", url, KEY, cwd=tmp_path).splitlines()

@@ -173,7 +173,7 @@ def echo_server(cwd: Path, **settings: str) -> Iterator[Any]:
     """``t2l serve`` over the echo engine, ready."""
     variables = {"T2L_LOG_LEVEL": "warning"} | settings
     with serving("--engine", "echo", cwd=cwd, **variables) as program:
-        program.wait_ready(60)
+        program.wait_ready()
         yield program
 
 

@@ -49,7 +49,7 @@ def run(examples: int, *more: str) -> int:
         )  # fmt: skip
         key = json.loads(made.stdout)["key"]
         with serving("--engine", "echo", cwd=cwd, T2L_LOG_LEVEL="error") as server:
-            server.wait_ready(60)
+            server.wait_ready()
             return subprocess.run(
                 [
                     program(), "run", f"{server.url}/openapi.json",

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 def _url(tmp_path_factory):
     directory = tmp_path_factory.mktemp("server")
     with serving("--engine", "echo", cwd=directory) as program:
-        program.wait_ready(60)
+        program.wait_ready()
         yield f"{program.url}/v1"
 
 

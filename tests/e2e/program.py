@@ -48,7 +48,7 @@ class Program:
     process: subprocess.Popen[str]
     url: str
 
-    def wait_ready(self, seconds: float) -> float:
+    def wait_ready(self, seconds: float = 300) -> float:
         """Wait until it can chat; the seconds that took."""
         start = time.monotonic()
         while time.monotonic() < start + seconds:

@@ -61,7 +61,7 @@ class Terminal:
 def server(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("server")
     with serving("--engine", "echo", cwd=cwd, T2L_ECHO_DELAY_S="0.1") as program:
-        program.wait_ready(20)
+        program.wait_ready()
         yield program.url
 
 

@@ -27,7 +27,7 @@ def wait_for(condition, seconds=15.0):
 def test_metrics_and_logs(tmp_path):
     """A request shows in the metrics and in the log, and none of its words does."""
     with serving(*ECHO, "--log-format", "json", cwd=tmp_path) as program:
-        program.wait_ready(20)
+        program.wait_ready()
         answer = chat(
             program, headers={"x-request-id": "mine", "x-t2l-description": "My secret task"}
         )
@@ -50,7 +50,7 @@ def test_sighup(tmp_path):
     """SIGHUP takes over new limits while the server runs, and names what needs a restart."""
     settings = tmp_path / "t2l.toml"
     with serving(*ECHO, cwd=tmp_path) as program:
-        program.wait_ready(20)
+        program.wait_ready()
         before = chat(program)
         settings.write_text("requests_per_minute = 1\nmax_waiting = 3\n")
         program.process.send_signal(signal.SIGHUP)
@@ -81,7 +81,7 @@ def test_two_processes(tmp_path):
     bearer = {"authorization": f"Bearer {key['key']}"}
     with serving(*ECHO, cwd=tmp_path) as one, serving(*ECHO, cwd=tmp_path) as two:
         for program in (one, two):
-            program.wait_ready(20)
+            program.wait_ready()
         inside = [chat(program, headers=bearer).status_code for program in (one, two)]
         outside = [chat(program).status_code for program in (one, two)]
         t2l("keys", "limits", "acme", "--tokens-per-day", "1", cwd=tmp_path)

@@ -61,7 +61,7 @@ def variables(hypernet, model_cache) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def server(variables, tmp_path_factory):
     with serving(cwd=tmp_path_factory.mktemp("server"), **variables) as program:
-        program.wait_ready(60)
+        program.wait_ready()
         yield program
 
 
@@ -263,7 +263,7 @@ def test_wrong_checkpoint_for_the_base_model(variables, tiny_base, tmp_path):
 def test_stops_while_answering(variables, tmp_path):
     """SIGTERM in the middle of a real answer finishes it."""
     with serving(cwd=tmp_path, **variables) as program:
-        program.wait_ready(60)
+        program.wait_ready()
         body = SHORT | {"stream": True, "ignore_eos": True}
         with httpx.stream(
             "POST", f"{program.url}/v1/chat/completions", json=body, timeout=60

@@ -22,7 +22,7 @@ def port_in_use():
 def test_serve_and_stop(tmp_path):
     """The server answers, and SIGTERM ends it at once when nothing runs."""
     with serving("--engine", "echo", cwd=tmp_path) as program:
-        program.wait_ready(20)
+        program.wait_ready()
         answer = httpx.post(f"{program.url}/v1/chat/completions", json=CHAT)
         program.process.send_signal(signal.SIGTERM)
         program.process.wait(5)
@@ -34,7 +34,7 @@ def test_serve_and_stop(tmp_path):
 def test_sigterm_finishes_streams(tmp_path):
     """A stream that runs when the server is told to stop is finished, and no new request taken."""
     with serving("--engine", "echo", cwd=tmp_path, T2L_ECHO_DELAY_S="0.3") as program:
-        program.wait_ready(20)
+        program.wait_ready()
         url = f"{program.url}/v1/chat/completions"
         with httpx.stream("POST", url, json=CHAT | {"stream": True}, timeout=30) as response:
             received = response.iter_text()
@@ -53,7 +53,7 @@ def test_sigterm_finishes_streams(tmp_path):
 def test_interrupt(tmp_path):
     """Ctrl-C ends the server without a traceback."""
     with serving("--engine", "echo", cwd=tmp_path) as program:
-        program.wait_ready(20)
+        program.wait_ready()
         program.process.send_signal(signal.SIGINT)
         program.process.wait(5)
         said = program.process.stderr.read()
@@ -93,7 +93,7 @@ def test_network_needs_a_key(tmp_path):
     refused = t2l("serve", "--engine", "echo", "--host", "0.0.0.0", cwd=tmp_path)
     made = t2l("keys", "create", "acme", "--format", "quiet", cwd=tmp_path)
     with serving("--engine", "echo", "--host", "0.0.0.0", cwd=tmp_path) as program:
-        program.wait_ready(20)
+        program.wait_ready()
         url = f"{program.url.replace('0.0.0.0', '127.0.0.1')}/v1/chat/completions"
         without = httpx.post(url, json=CHAT)
         bearer = {"authorization": f"Bearer {made.stdout.strip()}"}
@@ -134,7 +134,7 @@ def test_bad_settings(tmp_path, args, variables, says):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with serving("--engine", "echo", cwd=tmp_path_factory.mktemp("server")) as program:
-        program.wait_ready(20)
+        program.wait_ready()
         yield program.url
 
 
@@ -202,7 +202,7 @@ def test_chat_without_server(tmp_path, port_in_use):
 def test_chat_when_the_server_goes_away(tmp_path):
     """A server that dies in the middle of an answer is told as such."""
     with serving("--engine", "echo", cwd=tmp_path, T2L_ECHO_DELAY_S="0.3") as program:
-        program.wait_ready(20)
+        program.wait_ready()
         threading.Timer(3.0, program.process.kill).start()
         result = t2l("chat", "--server", program.url, "word " * 100, cwd=tmp_path)
 
@@ -215,13 +215,11 @@ def test_chat_when_the_server_goes_away(tmp_path):
 )
 def test_generate_bad_description(tmp_path, description, says):
     """A bad description is refused at once, before anything is loaded, and nothing is written."""
-    start = time.monotonic()
-    result = t2l("generate", description, "-o", "adapter", cwd=tmp_path)
+    result = t2l("generate", description, "-o", "adapter", "--hypernet", "absent", cwd=tmp_path)
 
     assert result.returncode == 2
     assert says in result.stderr
     assert not (tmp_path / "adapter").exists()
-    assert time.monotonic() - start < 5
 
 
 def test_generate_into_other_data(tmp_path):

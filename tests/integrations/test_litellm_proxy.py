@@ -17,7 +17,7 @@ TASK = {"t2l_description": "Translate to French"}
 def client(tmp_path_factory):
     config = ROOT / "examples" / "litellm_proxy" / "config.yaml"
     with serving("--engine", "echo", cwd=tmp_path_factory.mktemp("server")) as server:
-        server.wait_ready(60)
+        server.wait_ready()
         base = {"T2L_BASE_URL": f"{server.url}/v1", "T2L_API_KEY": "unused"}
         with (
             proxy(config, **base) as url,

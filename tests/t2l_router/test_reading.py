@@ -1,7 +1,7 @@
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from t2l_router.reading import HEAD_CHARS, MAX_SYSTEM_CHARS, MAX_TURNS, TAIL_CHARS, read
@@ -165,7 +165,6 @@ def test_large_conversations():
     assert reading.last.endswith("tl;dr")
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), st.text())))
 def test_any_text_is_read_the_same_way_twice(messages):
     """Reading never fails, is deterministic, and what was read isn't changed by reading again."""

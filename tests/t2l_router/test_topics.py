@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from t2l_router.topics import (
@@ -120,7 +120,6 @@ def test_doubt_adds_up():
     assert isinstance(follow(sure.topic, turn(7, ask=0.9), nearly), Kept)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_following_is_deterministic(seed, aside, ask, back):
     """Equal topics and turns give equal steps."""
@@ -163,7 +162,6 @@ def test_stored_nonsense(raw):
         Topic.from_json(raw)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=60))
 def test_memory_is_bounded(seeds):
     """However long a conversation, its topic stays small and its numbers finite."""

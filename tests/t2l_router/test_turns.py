@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from t2l_router.turns import N_HASHED, N_SURFACE, request_part, wording
@@ -27,7 +27,6 @@ def test_request_part(text, request_text):
     assert request_part(text) == request_text
 
 
-@settings(deadline=None)
 @given(st.text(max_size=3_000))
 def test_any_text(text):
     """Every text has a request part of bounded length and numbers of one shape, always the same."""

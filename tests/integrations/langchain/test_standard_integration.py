@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.external]
 def server_url(smollm2, model_cache, tmp_path_factory):
     cwd = tmp_path_factory.mktemp("server")
     with serving(cwd=cwd, T2L_CACHE_DIR=str(model_cache)) as program:
-        program.wait_ready(120)
+        program.wait_ready()
         yield program.url
 
 

@@ -36,9 +36,13 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
-def check(folder: Path) -> Report:
+def check(folder: Path, *, described: bool = True) -> Report:
     """
     Read every line of a folder of tasks.
+
+    Args:
+        folder: Where tasks.jsonl is.
+        described: Every task must have a description; else descriptions may come later.
 
     Raises:
         ConfigError: Listing what is wrong and showing the format.
@@ -57,7 +61,7 @@ def check(folder: Path) -> Report:
         if raw is None:
             continue
         before = len(report.problems)
-        report.problems += [f"{where}: {problem}" for problem in _task_problems(raw)]
+        report.problems += [f"{where}: {problem}" for problem in _task_problems(raw, described)]
         if len(report.problems) > before:
             continue
         if raw["task"] in names:
@@ -77,13 +81,16 @@ def check(folder: Path) -> Report:
     return report
 
 
-def _task_problems(raw: dict[str, Any]) -> Iterator[str]:
+def _task_problems(raw: dict[str, Any], described: bool) -> Iterator[str]:
     for key in ("task", "file"):
         if not isinstance(raw.get(key), str) or not raw[key].strip():
             yield f'"{key}" must be a text that isn\'t empty'
-    if not _is_texts(raw.get("descriptions")) or not raw["descriptions"]:
-        yield '"descriptions" must be a list of texts, one at least; several, worded unlike, help'
-    for key in ("terse_descriptions", "eval_descriptions"):
+    if described and (not _is_texts(raw.get("descriptions")) or not raw["descriptions"]):
+        yield (
+            '"descriptions" must be a list of texts, one at least; several, worded unlike, help; '
+            "t2l describe has a language model write them"
+        )
+    for key in ("terse_descriptions", "eval_descriptions", "descriptions")[: 2 if described else 3]:
         if key in raw and not _is_texts(raw[key]):
             yield f'"{key}" must be a list of texts'
     for key in ("split", "family", "definition", "licence_class", "metric"):

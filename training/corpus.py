@@ -62,14 +62,19 @@ class Task:
 
     def examples(self, part: str) -> Iterator[Example]:
         """Yield the task's ``train`` or ``test`` examples in the file's order."""
-        with open_lines(self.path) as lines:
-            for number, line in enumerate(filter(str.strip, lines)):
-                raw = json.loads(line)
-                # Of examples without a part of their own every fifth is for testing.
-                if raw.get("split", "train" if (number + 1) % 5 else "test") == part:
-                    outputs = tuple(raw.get("outputs") or [raw["output"]])
-                    facts = {key: raw[key] for key in raw.keys() & _FACTS}
-                    yield Example(raw["input"], outputs, facts)
+        return examples_of(self.path, part)
+
+
+def examples_of(path: Path, part: str) -> Iterator[Example]:
+    """Yield the ``train`` or ``test`` examples of a file in its order."""
+    with open_lines(path) as lines:
+        for number, line in enumerate(filter(str.strip, lines)):
+            raw = json.loads(line)
+            # Of examples without a part of their own every fifth is for testing.
+            if raw.get("split", "train" if (number + 1) % 5 else "test") == part:
+                outputs = tuple(raw.get("outputs") or [raw["output"]])
+                facts = {key: raw[key] for key in raw.keys() & _FACTS}
+                yield Example(raw["input"], outputs, facts)
 
 
 def open_lines(path: Path) -> TextIO:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "keys": "Make and revoke API keys; limit what tenants may use.",
     "index": "See and rebuild the vector index; move it to another encoder.",
     "db": "Migrate, back up and restore the library's database.",
+    "describe": "Have a language model describe your tasks, to train on them.",
     "train": "Train a hypernetwork for a base model on your own tasks.",
     "eval": "Score a hypernetwork on the test examples of tasks.",
     "doctor": "Check the environment, the models, the disk and the device.",

@@ -24,11 +24,17 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 ENCODER_FILE = "encoder_lora.safetensors"
+EXAMPLES_FILE = "example_features.safetensors"
 FORMAT = 1
 
 
 def save_pretrained(
-    hypernet: Hypernet, directory: Path, *, card: str, encoder_lora: Path | None = None
+    hypernet: Hypernet,
+    directory: Path,
+    *,
+    card: str,
+    encoder_lora: Path | None = None,
+    example_features: Path | None = None,
 ) -> None:
     """
     Write a checkpoint in bf16; the directory appears whole or not at all.
@@ -38,6 +44,7 @@ def save_pretrained(
         directory: Where; an earlier checkpoint there is replaced.
         card: The model card, Markdown.
         encoder_lora: What was trained of the task encoder along with it.
+        example_features: How features of examples are made, if it reads them.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -52,6 +59,8 @@ def save_pretrained(
         (beside / CARD_FILE).write_text(card)
         if encoder_lora is not None:
             shutil.copy(encoder_lora, beside / ENCODER_FILE)
+        if example_features is not None:
+            shutil.copy(example_features, beside / EXAMPLES_FILE)
         (beside / WEIGHTS_FILE).chmod(0o644)  # safetensors writes for the owner only
         beside.chmod(0o755)
         shutil.rmtree(directory, ignore_errors=True)
@@ -109,6 +118,12 @@ def encoder_lora(name: str | Path = DEFAULT) -> Path | None:
     return path if path.is_file() else None
 
 
+def example_features(name: str | Path = DEFAULT) -> Path | None:
+    """Find how a local checkpoint's features of examples are made, if it reads any."""
+    path = _locate(str(name), None) / EXAMPLES_FILE
+    return path if path.is_file() else None
+
+
 def check_base(config: HypernetConfig, base: LoraSpec) -> None:
     """
     Make sure that a hypernetwork writes adapters for this base model.
@@ -139,7 +154,7 @@ def _locate(name: str, revision: str | None) -> Path:
             snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, ENCODER_FILE],
+                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, ENCODER_FILE, EXAMPLES_FILE],
                 etag_timeout=5,
             )
         )

@@ -62,7 +62,8 @@ class AdapterGenerator:
         Write one adapter per embedding.
 
         Args:
-            embeddings: ``[N, D]`` float32, rows of unit L2 norm.
+            embeddings: ``[N, D]`` float32, rows of unit L2 norm; of a hypernetwork that reads
+                examples too, also ``[N, D - example_dim]``: descriptions alone.
 
         Returns:
             N validated adapters, bf16, on the generator's device.
@@ -71,6 +72,8 @@ class AdapterGenerator:
             GenerationFailed: An adapter is not finite or larger than any seen in training.
         """
         config = self._hypernet.config
+        if embeddings.shape[1:] == (config.embedding_dim - config.example_dim,):
+            embeddings = np.pad(embeddings, ((0, 0), (0, config.example_dim)))
         if embeddings.ndim != 2 or embeddings.shape[1] != config.embedding_dim:  # noqa: PLR2004
             raise GenerationFailed(
                 f"embeddings of shape {embeddings.shape}; this hypernetwork reads "

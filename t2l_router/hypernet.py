@@ -27,7 +27,8 @@ class HypernetConfig:
 
     Args:
         lora: The adapters it writes.
-        embedding_dim: D, the task encoder's width.
+        embedding_dim: D, the width of the input: the task encoder's, and that of the examples'
+            features if it reads those too.
         encoder: The task encoder's public name.
         encoder_fingerprint: The task encoder's fingerprint.
         variant: L (one output per pair), M (A and B apart) or S (one rank row at a time).
@@ -38,6 +39,9 @@ class HypernetConfig:
             through the base model), or ``zscore``, the mean and spread of target LoRAs
             (reconstruction).
         max_delta_norm: Largest Frobenius norm a layer's scaled delta-W may have; None is no limit.
+        example_features: What it reads of examples beside a description, comma-separated, of
+            `example_features.KINDS`; empty if nothing.
+        example_dim: How many of D, the last ones, are features of examples; zeros stand for none.
     """
 
     lora: LoraSpec
@@ -50,6 +54,8 @@ class HypernetConfig:
     dropout: float = 0.05
     output: Output = "offset"
     max_delta_norm: float | None = None
+    example_features: str = ""
+    example_dim: int = 0
 
 
 class LoraPair(NamedTuple):

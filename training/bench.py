@@ -5,21 +5,23 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from t2l_router.chat_format import render
 from t2l_router.engines.quantise import quantise
 from t2l_router.engines.slots import SlotBank
 from t2l_router.errors import ConfigError, GenerationFailed
+from t2l_router.example_features import ExampleReader
 from t2l_router.generator import AdapterGenerator
 from t2l_router.lora import LoraWeights
 from training.answering import Prompt, answer
 from training.base import find_model, load_frozen
+from training.conditions import Inputs, conditions
 from training.corpus import Example, Task
-from training.embeddings import Encoder
 from training.mixtures import arrow, average
-from training.oracle_file import Oracles
 from training.prompts import chat
 from training.sampling import choose_shots
 from training.scoring import Scores, mean_scores, score_task
@@ -32,30 +34,6 @@ _SLOTS = 128  # adapters resident at once; more are answered in turns
 
 _T = TypeVar("_T")
 Make = Callable[[Sequence[int]], list[LoraWeights | None]]
-
-
-@dataclass
-class Inputs:
-    """
-    What is evaluated, and what the systems are made of.
-
-    Args:
-        tasks: The tasks.
-        examples: Of each task, to be answered.
-        shots: Of each task, to be shown in context.
-        encoder: Embeds descriptions.
-        shared: The multi-task LoRA.
-        library: Oracles of the training tasks.
-        own: Oracles of the evaluated tasks.
-    """
-
-    tasks: list[Task]
-    examples: list[list[Example]]
-    shots: list[list[Example]]
-    encoder: Encoder
-    shared: LoraWeights | None = None
-    library: Oracles | None = None
-    own: Oracles | None = None
 
 
 @dataclass
@@ -163,9 +141,9 @@ class Bench:
                 texts = [example.text for examples in inputs.examples for example in examples]
                 count = iter(range(len(texts)))
                 by_task = [[next(count) for _ in row] for row in by_task]
-                make = self._writer(texts, inputs.encoder)
+                make = self._writer(inputs.encoder.embed(texts))
             case _:
-                make = self._writer(described(inputs.tasks, system.adapter, seed), inputs.encoder)
+                make = self._writer(conditions(system, inputs, seed, self._reader()))
         return _Plan(by_task, make)
 
     def _mixture(self, system: System) -> AbstractContextManager[None]:
@@ -175,9 +153,15 @@ class Bench:
         library = _needed(self.inputs.library, system, "--oracles")
         return (average if system.adapter == "average" else arrow)(self._model, library)
 
-    def _writer(self, texts: Sequence[str], encoder: Encoder) -> Make:
-        embeddings = encoder.embed(texts)
+    def _reader(self) -> ExampleReader | None:
+        """Give what reads examples for the hypernetwork, if it takes any."""
+        if self.inputs.standard is None:
+            return None
+        return ExampleReader(
+            self.inputs.standard, self.inputs.encoder, self._model, self._tokenizer
+        )
 
+    def _writer(self, embeddings: NDArray[np.float32]) -> Make:
         def write(rows: Sequence[int]) -> list[LoraWeights | None]:
             try:
                 return list(self.generator.generate(embeddings[list(rows)]))

@@ -26,10 +26,12 @@ from rich.table import Table
 
 from t2l_router import checkpoint
 from t2l_router.errors import ConfigError, T2LError
+from t2l_router.example_features import Standard
 from t2l_router.generator import AdapterGenerator
 from t2l_router.lora import LoraSpec, LoraWeights
-from training.bench import Bench, Inputs
+from training.bench import Bench
 from training.benchmarks import paper_form
+from training.conditions import Inputs
 from training.corpus import Example, Task, load_tasks
 from training.embeddings import Encoder, OneHotEncoder, load_encoder
 from training.oracle_file import Oracles
@@ -60,6 +62,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
             args.encoder or hypernet.config.encoder,
             lora=checkpoint.encoder_lora(args.checkpoint),
         )
+    features = checkpoint.example_features(args.checkpoint)
     inputs = Inputs(
         tasks,
         examples=[examples for examples, _ in drawn],
@@ -68,6 +71,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
         shared=LoraWeights.load_peft(args.multi_task, lora) if args.multi_task else None,
         library=Oracles.load(args.oracles) if args.oracles else None,
         own=own,
+        standard=Standard.load(features) if features else None,
     )
     bench = Bench(inputs, generator, args.max_new_tokens, args.batch)
     bench.load_base(args.base or lora.base_model, device=args.device, dtype=args.dtype)

@@ -27,7 +27,9 @@ from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec
 from training.base import AdaptedBase, find_model, load_frozen
 from training.baselines import SharedAdapter
+from training.conditioning import ConditionedTrainer
 from training.data import Pack
+from training.example_rows import ExampleRows
 from training.oracles import OracleTrainer, TaskAdapters
 from training.trainer import Recipe, Trainer
 from training.tuning import TunedHypernet, TunedTrainer
@@ -45,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.validation:
             sys.exit("training.sft: one-hot embeddings know no other tasks; drop --validation")
         pack = one_hot(pack)
-    if args.encoder_rank and (args.validation or args.mix or args.system != "t2l"):
-        sys.exit("training.sft: --encoder-rank goes with t2l only, without --validation and --mix")
+    _refuse_what_does_not_go_together(args)
     validation = Pack.load(args.validation) if args.validation else None
+    examples = ExampleRows.load(args.examples) if args.examples else None
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda":
@@ -66,14 +68,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         rank=args.rank,
     )
     torch.manual_seed(recipe.seed)
-    source = _source(args, spec, pack).to(device)
+    source = _source(args, spec, pack, examples).to(device)
     base = AdaptedBase(model, spec, dropout=recipe.dropout)
     if args.compile:
         for layer in model.get_decoder().layers:
             layer.compile()
-    kinds = {TaskAdapters: OracleTrainer, TunedHypernet: TunedTrainer}
-    kind = kinds.get(type(source), Trainer)
-    trainer = kind(base, source, pack, recipe, validation=validation)
+    if examples is not None:
+        trainer: Trainer = ConditionedTrainer(base, source, pack, recipe, examples=examples)
+    else:
+        kinds = {TaskAdapters: OracleTrainer, TunedHypernet: TunedTrainer}
+        trainer = kinds.get(type(source), Trainer)(
+            base, source, pack, recipe, validation=validation
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     state = args.out / "state.safetensors"
     if state.exists():
@@ -85,19 +91,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         _save(args, trainer, described, time.monotonic() - started, device)
 
 
-def _source(args: argparse.Namespace, spec: LoraSpec, pack: Pack) -> nn.Module:
+def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
+    if args.encoder_rank and (args.validation or args.mix or args.system != "t2l"):
+        sys.exit("training.sft: --encoder-rank goes with t2l only, without --validation and --mix")
+    if args.examples and (args.validation or args.encoder_rank or args.system != "t2l"):
+        sys.exit("training.sft: --examples goes with t2l only, without --validation")
+
+
+def _source(
+    args: argparse.Namespace, spec: LoraSpec, pack: Pack, examples: ExampleRows | None
+) -> nn.Module:
     if args.system == "multi-task":
         return SharedAdapter(spec)
     if args.system == "oracles":
         return TaskAdapters(spec, len(pack.facts["tasks"]))
+    example_dim = examples.standard.width if examples is not None else 0
     hypernet = Hypernet(
         HypernetConfig(
             lora=spec,
-            embedding_dim=pack.embeddings.shape[1],
+            embedding_dim=pack.embeddings.shape[1] + example_dim,
             encoder=pack.facts["encoder"],
             encoder_fingerprint=pack.facts["encoder_fingerprint"],
             variant=args.variant,
+            latent_size=args.latent_size,
             dropout=args.hypernet_dropout,
+            example_features=",".join(examples.standard.kinds) if examples is not None else "",
+            example_dim=example_dim,
         )
     )
     if not args.encoder_rank:
@@ -193,6 +212,7 @@ def _save(
                 args.out / f"checkpoint{suffix}",
                 card=_card(trainer, run),
                 encoder_lora=tuned,
+                example_features=_standard(args, trainer),
             )
     metrics = {
         "run": run,
@@ -201,6 +221,14 @@ def _save(
     }
     (args.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     print(json.dumps(run))
+
+
+def _standard(args: argparse.Namespace, trainer: Trainer) -> Path | None:
+    if not isinstance(trainer, ConditionedTrainer):
+        return None
+    path: Path = args.out / checkpoint.EXAMPLES_FILE
+    trainer.standard.save(path)
+    return path
 
 
 def _card(trainer: Trainer, run: dict[str, object]) -> str:
@@ -230,6 +258,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=0, help="so many, at random; 0: all")
     parser.add_argument("--descriptions", type=int, default=0, help="a task; 0: all")
     parser.add_argument("--variant", choices=["L", "M", "S"], default="L")
+    parser.add_argument("--examples", type=Path, help="of training.example_rows: read these too")
+    parser.add_argument("--latent-size", type=int, default=128, help="of the hypernetwork")
     parser.add_argument("--hypernet-dropout", type=float, default=0.05)
     parser.add_argument("--snapshots", type=int, default=1, help="checkpoints, evenly spaced")
     parser.add_argument("--targets", default="q_proj,v_proj")

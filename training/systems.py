@@ -11,9 +11,10 @@ from training.corpus import Task
 
 Prompt = Literal["input", "definition", "description", "examples"]
 Adapter = Literal[
-    "none", "description", "terse", "shuffled", "random", "input",
+    "none", "description", "terse", "shuffled", "random", "input", "ensemble", "nothing",
     "shared", "average", "arrow", "nearest", "oracle",
 ]  # fmt: skip
+Examples = Literal["none", "own", "shuffled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +27,23 @@ class System:
         prompt: What stands in front of the task's input.
         adapter: Which text the adapter is made from (``input``: each example's own), or which
             trained adapters answer: one for all tasks, the training tasks' oracles averaged, routed
-            or the nearest one, or the task's own oracle.
+            or the nearest one, or the task's own oracle. ``ensemble`` is the mean embedding of all
+            the task's descriptions; ``nothing`` leaves it to the examples.
+        examples: Whose examples the adapter is made from, too: the three that ``few-shot`` shows,
+            or those of another task.
     """
 
     name: str
     prompt: Prompt
     adapter: Adapter
+    examples: Examples = "none"
 
     @property
     def is_drawn(self) -> bool:
         """Whether the answers depend on a draw: of a description, examples or a random string."""
         drawn = ("description", "terse", "shuffled", "random", "nearest")
-        return self.adapter in drawn or self.prompt in ("description", "examples")
+        prompts = ("description", "examples")
+        return self.adapter in drawn or self.prompt in prompts or self.examples != "none"
 
 
 SYSTEMS = {
@@ -51,6 +57,12 @@ SYSTEMS = {
         System("t2l-terse", "input", "terse"),
         System("t2l-shuffled", "input", "shuffled"),
         System("t2l-random", "input", "random"),
+        System("t2l-ensemble", "input", "ensemble"),
+        System("t2l-examples", "input", "description", "own"),
+        System("t2l-ensemble-examples", "input", "ensemble", "own"),
+        System("t2l-examples-shuffled", "input", "description", "shuffled"),
+        System("examples-only", "input", "nothing", "own"),
+        System("examples-only-shuffled", "input", "nothing", "shuffled"),
         System("hyperdecoder", "input", "input"),
         System("few-shot", "examples", "none"),
         System("multi-task", "input", "shared"),
@@ -92,12 +104,16 @@ def described(tasks: Sequence[Task], adapter: Adapter, seed: int) -> list[str]:
         return [pick(task, task.terse_descriptions or task.descriptions) for task in tasks]
     texts = [pick(task, task.descriptions) for task in tasks]
     if adapter == "shuffled":
-        # One cycle through a random order: nobody keeps the own description.
-        order = list(range(len(tasks)))
-        random.Random(seed).shuffle(order)  # noqa: S311 - sampling, not secrets
-        shuffled = dict(zip(order, order[1:] + order[:1], strict=True))
-        texts = [texts[shuffled[i]] for i in range(len(tasks))]
+        texts = [texts[i] for i in others(len(tasks), seed)]
     return texts
+
+
+def others(n: int, seed: int) -> list[int]:
+    """Give each of *n* tasks another one: a cycle through a random order."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)  # noqa: S311 - sampling, not secrets
+    following = dict(zip(order, order[1:] + order[:1], strict=True))
+    return [following[i] for i in range(n)]
 
 
 def random_text(task: Task, seed: int) -> str:

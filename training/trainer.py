@@ -23,6 +23,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 from t2l_router.errors import ConfigError
 from training.base import AdaptedBase
 from training.data import Batch, Pack, Sampler
+from training.distillation import in_context_divergence
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ class Recipe:
         plain: Share of examples without instruction (definition dropout).
         terse: Share of rows with a terse description.
         mix: Share of rows whose embedding lies between two descriptions of the task.
+        alone: Share of rows with a description but no examples, and of those with examples alone.
+        distil: Weight of the base model's own answers with the row's earlier examples in its prompt
+            as the target, beside the right answers.
         seed: Of everything drawn.
     """
 
@@ -60,6 +64,8 @@ class Recipe:
     plain: float = 0.5
     terse: float = 0.35
     mix: float = 0.0
+    alone: float = 0.25
+    distil: float = 0.0
     seed: int = 0
 
 
@@ -128,9 +134,8 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = recipe.lr * _schedule(self.step, recipe)
         batch = batch.to(self.device)
-        embeddings = self._embed(batch)
-        noise = recipe.noise * torch.randn_like(embeddings)
-        loss = self._loss(batch, F.normalize(embeddings + noise, dim=-1))
+        embeddings = self._noised(self._embed(batch))
+        loss = self._loss(batch, embeddings)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._update(batch)
@@ -141,6 +146,10 @@ class Trainer:
             1 - decay,
         )
         return loss.detach()
+
+    def _noised(self, embeddings: Tensor) -> Tensor:
+        noise = self.recipe.noise * torch.randn_like(embeddings)
+        return F.normalize(embeddings + noise, dim=-1)
 
     def _new_sampler(self) -> Sampler:
         return _sampler(self.pack, self.recipe)
@@ -168,6 +177,9 @@ class Trainer:
         pairs = self.source(embeddings)
         logits = self.base(pairs, batch.input_ids, batch.position_ids, batch.label_at)
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        if self.recipe.distil and self.source.training:
+            divergences = in_context_divergence(self.base, pairs, batch, logits)
+            losses = torch.lerp(losses, divergences, self.recipe.distil)
         return (losses * batch.weights).sum()
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from adapters_store.errors import (
 from adapters_store.faults import named_os_errors
 
 SCHEMA_HEAD = "0003"
+WORKS_WITH = "schema_works_with"
 _WRITER_LOCK = 0x74326C  # "t2l": the advisory lock that makes PostgreSQL's writers take turns
 _BUSY_TIMEOUT_MS = 30_000
 
@@ -85,7 +86,9 @@ class Database:
 
     def open_schema(self) -> None:
         """
-        Make sure that the tables are there and of this version; an empty database gets them.
+        Make sure that the tables are there and fit this version; an empty database gets them.
+
+        Newer tables fit if their last migration has noted that: see `works_with`.
 
         Raises:
             SchemaOutdated: The tables are of another version.
@@ -93,11 +96,24 @@ class Database:
         version = self.schema_version()
         if version is None:
             self.migrate()
-        elif version != SCHEMA_HEAD:
+        elif version < SCHEMA_HEAD:
             raise SchemaOutdated(
                 f"the library has schema {version}, this version of t2l needs {SCHEMA_HEAD}; "
                 "make a backup and run: t2l db migrate"
             )
+        elif version > SCHEMA_HEAD and self._oldest() > SCHEMA_HEAD:
+            raise SchemaOutdated(
+                f"the library has schema {version}, which this version of t2l (schema "
+                f"{SCHEMA_HEAD}) can't use; install the newer version"
+            )
+
+    def _oldest(self) -> str:
+        """The oldest schema whose code can use the tables, as the last migration has noted it."""
+        with self.read() as connection:
+            noted = connection.execute(
+                text("SELECT value FROM library WHERE key = :key"), {"key": WORKS_WITH}
+            ).scalar_one_or_none()
+        return noted or "none"  # which sorts after all versions
 
     def schema_version(self) -> str | None:
         """The schema's version, or None for an empty database."""
@@ -108,7 +124,7 @@ class Database:
                 text("SELECT version_num FROM alembic_version")
             ).scalar_one_or_none()
 
-    def migrate(self) -> None:
+    def migrate(self, revision: str = "head") -> None:
         """Bring the tables to this version's schema; running it twice changes nothing."""
         # Lazy: Alembic is slow to import and only a new or old library needs it.
         from alembic import command  # noqa: PLC0415
@@ -118,11 +134,30 @@ class Database:
         config.set_main_option("script_location", "adapters_store:migrations")
         with self.write() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def works_with(connection: Connection, oldest: str) -> None:
+    """
+    Note, at a migration's end, that code of an older schema can use the tables as they are now.
+
+    So servers of two versions can run side by side while they are replaced one after the other.
+    True only of a migration that adds: tables, indexes, columns that may be left out. What is not
+    needed any more is removed a release later, by a migration that raises *oldest*.
+
+    Args:
+        connection: The migration's.
+        oldest: That schema, e.g. ``"0003"``.
+    """
+    connection.execute(text("DELETE FROM library WHERE key = :key"), {"key": WORKS_WITH})
+    connection.execute(
+        text("INSERT INTO library (key, value) VALUES (:key, :value)"),
+        {"key": WORKS_WITH, "value": oldest},
+    )
 
 
 def insert_row(connection: Connection, table: Table, values: Mapping[str, object]) -> int:

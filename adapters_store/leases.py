@@ -2,10 +2,10 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from adapters_store.errors import LeaseLost
-from adapters_store.ledger import Ledger
+from adapters_store.ledger import Change, Ledger
 from adapters_store.schema import leases
 
 
@@ -32,15 +32,7 @@ class Leases:
             Whether *holder* has it now.
         """
         with self._ledger.change() as change:
-            row = change.connection.execute(select(leases).where(leases.c.name == name)).first()
-            if row is not None and row.holder != holder and row.expires_at > change.now:
-                return False
-            change.connection.execute(leases.delete().where(leases.c.name == name))
-            expires_at = change.now + ttl
-            change.connection.execute(
-                leases.insert().values(name=name, holder=holder, expires_at=expires_at)
-            )
-            return True
+            return take(change, name, holder, ttl=ttl)
 
     def renew(self, name: str, holder: str, *, ttl: timedelta) -> datetime:
         """
@@ -82,3 +74,24 @@ class Leases:
                 leases.delete().where(leases.c.expires_at <= change.now)
             )
             return int(gone.rowcount)
+
+
+def take(change: Change, name: str, holder: str, *, ttl: timedelta) -> bool:
+    """Take a lease within the caller's transaction; see `Leases.acquire`."""
+    row = change.connection.execute(select(leases).where(leases.c.name == name)).first()
+    if row is not None and row.holder != holder and row.expires_at > change.now:
+        return False
+    change.connection.execute(leases.delete().where(leases.c.name == name))
+    change.connection.execute(
+        leases.insert().values(name=name, holder=holder, expires_at=change.now + ttl)
+    )
+    return True
+
+
+def count_held(change: Change, prefix: str) -> int:
+    """How many leases whose names begin so are held now."""
+    return change.connection.execute(
+        select(func.count())
+        .select_from(leases)
+        .where(leases.c.name.startswith(prefix, autoescape=True), leases.c.expires_at > change.now)
+    ).scalar_one()

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, func, select
 
 from adapters_store.errors import InvalidInput, QuotaExceeded
+from adapters_store.leases import count_held, take
 from adapters_store.ledger import Ledger
 from adapters_store.names import check_name
 from adapters_store.schema import adapters, audit_log, quotas
@@ -36,6 +37,11 @@ class Usage:
     generations_last_hour: int
 
 
+def generations(tenant: str) -> str:
+    """How the names of the leases on a tenant's generations begin."""
+    return f"generate:{tenant}:"
+
+
 class Quotas:
     """The tenants' limits."""
 
@@ -62,20 +68,41 @@ class Quotas:
         with self._ledger.read() as connection:
             return quota_of(connection, tenant)
 
-    def check_generation(self, tenant: str, *, default: Quota = Quota()) -> None:
+    def reserve_generation(
+        self, lease: str, holder: str, *, ttl: timedelta, tenant: str, default: Quota = Quota()
+    ) -> bool:
         """
-        Make sure that the tenant may have one more adapter written.
+        Take the lease on writing one more adapter, if the tenant's quota has room for it.
+
+        Generations under way count, in whichever process: they are the leases of the tenant.
 
         Args:
+            lease: Begins with `generations`.
+            holder: Unique to the holder.
+            ttl: How long it is held.
             tenant: Who asks.
             default: The limits of a tenant that has none of its own.
+
+        Returns:
+            Whether *holder* has the lease now; otherwise somebody else is at it.
 
         Raises:
             QuotaExceeded: Naming the limit and what is used of it.
         """
-        with self._ledger.read() as connection:
-            now = self._ledger.database.now(connection)
-            check(connection, tenant=tenant, size_bytes=0, generated=True, now=now, default=default)
+        with self._ledger.change() as change:
+            if not take(change, lease, holder, ttl=ttl):
+                return False
+            # Raising takes the lease back: it is one transaction.
+            check(
+                change.connection,
+                tenant=tenant,
+                size_bytes=0,
+                generated=True,
+                now=change.now,
+                default=default,
+                number=count_held(change, generations(tenant)),
+            )
+            return True
 
     def usage(self, tenant: str) -> Usage:
         """What a tenant has now."""
@@ -91,9 +118,10 @@ def check(
     generated: bool,
     now: datetime,
     default: Quota = Quota(),
+    number: int = 1,
 ) -> None:
     """
-    Make sure that *tenant* may add an adapter of *size_bytes*.
+    Make sure that *tenant* may add *number* adapters, together of *size_bytes*.
 
     Raises:
         QuotaExceeded: Naming the limit and what is used of it.
@@ -106,10 +134,10 @@ def check(
     usage = _usage(connection, tenant, now)
     limits = [
         ("bytes", quota.max_bytes, usage.size_bytes + size_bytes),
-        ("adapters", quota.max_adapters, usage.adapters + 1),
+        ("adapters", quota.max_adapters, usage.adapters + number),
     ]
     if generated:
-        in_an_hour = usage.generations_last_hour + 1
+        in_an_hour = usage.generations_last_hour + number
         limits.append(("generations per hour", quota.max_generations_per_hour, in_an_hour))
     for what, limit, needed in limits:
         if limit is not None and needed > limit:

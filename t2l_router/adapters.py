@@ -14,7 +14,7 @@ from t2l_router.engines.base import AdapterRef, Elsewhere, Weights
 from t2l_router.errors import InvalidAdapter, LibraryUnavailable, T2LError
 from t2l_router.library import Library
 
-_RECHECK_S = 5.0
+_RECHECK_S = 1.0
 """So soon every router notices that an adapter was quarantined, deleted, or an alias moved."""
 
 _MAX_KNOWN = 10_000

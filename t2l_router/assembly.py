@@ -84,7 +84,8 @@ def assemble(
         by_id=from_library,
     )
     behind = Behind(calls, retention=retention)
-    sessions = Sessions(calls, behind, idle=idle)
+    shared = is_shared(settings)
+    sessions = Sessions(calls, behind, idle=idle, fresh_s=0.0 if shared else 5.0)
     matcher = Matcher(
         encoder=encoder,
         generator=generator,
@@ -110,8 +111,14 @@ def assemble(
             shadow=settings.shadow,
             log_text=settings.log_descriptions,
             publish_first=from_library,
+            shared=shared,
         ),
     )
+
+
+def is_shared(settings: Settings) -> bool:
+    """Whether other routers are to be expected: who names a database means to share it."""
+    return settings.library_database is not None
 
 
 def build_inference(settings: Settings, encoder: "TaskEncoder") -> "Inference | None":

@@ -78,6 +78,12 @@ class Behind:
         while await self._write():
             pass
 
+    async def settle(self, *, within_s: float) -> None:
+        """Wait until everything is written, but not too long; it is tried further on."""
+        flushing = asyncio.create_task(self.flush())
+        flushing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait([flushing], timeout=within_s)
+
     async def _write(self) -> bool:
         """Write some rows; whether there were any, once those under way are written."""
         async with self._writing:

@@ -16,7 +16,7 @@ from adapters_store.calibrations import EVERYBODY, Calibration
 from adapters_store.errors import AdapterNotFound, QuotaExceeded
 from adapters_store.identity import AdapterId
 from adapters_store.names import SHARED, text_hash
-from adapters_store.quotas import Quota
+from adapters_store.quotas import Quota, generations
 from t2l_router import policy
 from t2l_router.calls import Calls
 from t2l_router.errors import AdapterRefused, BudgetExceeded, UnknownAdapter
@@ -213,18 +213,18 @@ class Library:
         # Looked up before the lease and after it: whoever held it has written the adapter by then.
         if store.leases.holder(lease) is not None:
             return Claim(lease, mine=False)
-        mine = store.leases.acquire(lease, self._holder, ttl=self._lease)
+        try:
+            mine = store.quotas.reserve_generation(
+                lease, self._holder, ttl=self._lease, tenant=tenant, default=self._budget
+            )
+        except QuotaExceeded as error:
+            if record := self._exact(store, text, tenant):
+                return Claim(lease, mine=False, record=record)
+            raise BudgetExceeded(str(error)) from error
         record = self._exact(store, text, tenant)
         if mine and record is not None:
             store.leases.release(lease, self._holder)
-        if not mine or record is not None:
-            return Claim(lease, mine=False, record=record)
-        try:
-            store.quotas.check_generation(tenant, default=self._budget)
-        except QuotaExceeded as error:
-            store.leases.release(lease, self._holder)
-            raise BudgetExceeded(str(error)) from error
-        return Claim(lease, mine=True)
+        return Claim(lease, mine=mine and record is None, record=record)
 
     def _names(self, store: AdapterStore, tenant: str) -> list[str]:
         aliases = [span.name for span in store.aliases.current(tenant=tenant)[:_LISTED]]
@@ -246,7 +246,7 @@ def _get(store: AdapterStore, ref: str, tenant: str) -> AdapterRecord:
 
 def _lease_name(tenant: str, text: str, identity: Identity) -> str:
     parts = (tenant, text_hash(text), identity.base, identity.hypernet_id)
-    return f"generate:{hashlib.sha256(repr(parts).encode()).hexdigest()}"
+    return f"{generations(tenant)}{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
 
 def thresholds_of(stored: Calibration) -> Thresholds:

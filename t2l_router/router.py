@@ -35,6 +35,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _KEEP_WITHIN_S = 5.0
+_SESSION_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,14 @@ class Options:
         shadow: Decide and log, but let the base model answer.
         log_text: Log task descriptions, not only their hashes.
         publish_first: The engine takes adapters from the library, so they must be there first.
+        shared: A conversation's next turn may come to another router, so the session is written
+            before the answer ends.
     """
 
     shadow: bool = False
     log_text: bool = False
     publish_first: bool = False
+    shared: bool = False
 
 
 class Router:
@@ -260,6 +264,8 @@ class Router:
             self._sessions.remember(conversation, answer, choice.held)
         elif choice.lets_go:
             self._sessions.forget(conversation)
+        if self._options.shared:
+            await self._behind.settle(within_s=_SESSION_WITHIN_S)
 
     def _log(self, decision: Decision, caller: Caller, timing_ms: dict[str, float]) -> None:
         self._behind.decision(

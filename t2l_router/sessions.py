@@ -20,8 +20,6 @@ from t2l_router.wire import ChatRequest
 HEADER = "X-T2L-Session"
 MAX_NAME = 200
 
-# Another router may have changed a named session meanwhile.
-_FRESH_S = 5.0
 _MAX_IN_MEMORY = 10_000
 
 
@@ -106,9 +104,14 @@ class Sessions:
         calls: Reads those that aren't in memory.
         behind: Writes them.
         idle: After this time without a turn a conversation has ended.
+        fresh_s: For so long a named session in memory is taken as it is; then another router may
+            have changed it. 0 asks the library at each turn.
     """
 
-    def __init__(self, calls: Calls, behind: Behind, *, idle: timedelta) -> None:
+    def __init__(
+        self, calls: Calls, behind: Behind, *, idle: timedelta, fresh_s: float = 5.0
+    ) -> None:
+        self._fresh_s = fresh_s
         self._calls = calls
         self._behind = behind
         self._idle = idle
@@ -125,7 +128,7 @@ class Sessions:
         if held is not None and age > self._idle.total_seconds():
             held = None
         # A history stands for itself; a name may have come to mean something else elsewhere.
-        if held is not None and (conversation.name is None or age < _FRESH_S):
+        if held is not None and (conversation.name is None or age < self._fresh_s):
             return held
         try:
             row = await self._calls.run(

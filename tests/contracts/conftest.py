@@ -53,12 +53,35 @@ def _s3_options():
 )
 def _library_config(request, tmp_path):
     """The configuration of a new, empty library."""
-    if request.param == "sqlite+faiss+local":
-        return StoreConfig.in_directory(tmp_path / "library")
+    return _new_library(request.param, request, tmp_path)
+
+
+FLEET = [
+    "sqlite+faiss+local",
+    pytest.param("postgresql+faiss+s3", marks=pytest.mark.postgres),
+    pytest.param("postgresql+pgvector+s3", marks=pytest.mark.postgres),
+]
+
+
+@pytest.fixture(name="fleet_config", scope="module", params=FLEET)
+def _fleet_config(request, tmp_path_factory):
+    """The configuration of a library that a module's processes share."""
+    return _new_library(request.param, request, tmp_path_factory.mktemp("fleet"))
+
+
+@pytest.fixture(name="new_fleet_config", params=FLEET)
+def _new_fleet_config(request, tmp_path):
+    """The configuration of a new, empty library of those kinds."""
+    return _new_library(request.param, request, tmp_path)
+
+
+def _new_library(kind, request, directory):
+    if kind == "sqlite+faiss+local":
+        return StoreConfig.in_directory(directory / "library")
     name = f"t{uuid.uuid4().hex}"
-    if request.param == "sqlite+exact+memory":
-        url = StoreConfig.in_directory(tmp_path).database_url
-        return StoreConfig(url, f"memory://{name}", tmp_path, "exact")
+    if kind == "sqlite+exact+memory":
+        url = StoreConfig.in_directory(directory).database_url
+        return StoreConfig(url, f"memory://{name}", directory, "exact")
     server = request.getfixturevalue("postgres_url")
     admin = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with admin.connect() as connection:
@@ -66,4 +89,5 @@ def _library_config(request, tmp_path):
     url = make_url(server).set(database=name).render_as_string(hide_password=False)
     options = request.getfixturevalue("s3_options")
     fsspec.filesystem("s3", **options).mkdir(name)
-    return StoreConfig(url, f"s3://{name}", tmp_path, "pgvector", options)
+    index = kind.split("+")[1]
+    return StoreConfig(url, f"s3://{name}", directory, index, options)

@@ -9,7 +9,7 @@ from adapters_store.calibrations import Calibration
 from adapters_store.decisions import DecisionEntry, wilson
 from adapters_store.errors import DecisionNotFound, QuotaExceeded
 from adapters_store.gate import LEAST_POPULATION, judge
-from adapters_store.quotas import Quota
+from adapters_store.quotas import Quota, generations
 from adapters_store.sessions import SessionRow
 from adapters_store.traffic import Batch, Retention
 from tests.adapter_files import BASE, make_config, make_files, make_task
@@ -116,17 +116,48 @@ def test_calibration(store):
     assert store.calibrations.get("e", "other", tenant="acme") is None
 
 
+def reserve(store, number, tenant="acme", budget=1):
+    """Try to get the lease on a generation."""
+    return store.quotas.reserve_generation(
+        f"{generations(tenant)}{number}",
+        f"router {number}",
+        ttl=DAY,
+        tenant=tenant,
+        default=Quota(max_generations_per_hour=budget),
+    )
+
+
 def test_generation_budget(store):
     """The default counts for tenants without limits of their own."""
     lineage = Lineage(hypernet_id="h")
     store.add(make_files(1), tenant="acme", base=BASE, lineage=lineage)
-    one = Quota(max_generations_per_hour=1)
 
     with pytest.raises(QuotaExceeded):
-        store.quotas.check_generation("acme", default=one)
-    store.quotas.check_generation("rival", default=one)
+        reserve(store, 1)
+    assert reserve(store, 1, "rival")
     store.quotas.set("acme", Quota(max_generations_per_hour=5))
-    store.quotas.check_generation("acme", default=one)
+    assert reserve(store, 1)
+
+
+def test_generations_under_way_count(store):
+    """What is being written counts as well; what is refused holds no lease."""
+    assert reserve(store, 1, budget=2)
+    assert reserve(store, 2, budget=2)
+    with pytest.raises(QuotaExceeded):
+        reserve(store, 3, budget=2)
+
+    assert store.leases.holder(f"{generations('acme')}3") is None
+    store.leases.release(f"{generations('acme')}1", "router 1")
+    assert reserve(store, 3, budget=2)
+
+
+def test_one_generation_one_lease(store):
+    """Two routers can't both write the same adapter."""
+    assert reserve(store, 1, budget=9)
+    lease = f"{generations('acme')}1"
+
+    assert not store.quotas.reserve_generation(lease, "another", ttl=DAY, tenant="acme")
+    assert store.leases.holder(lease) == "router 1"
 
 
 def test_gate_quarantines_odd_adapters(store):

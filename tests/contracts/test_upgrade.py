@@ -76,9 +76,9 @@ def test_library_of_a_later_version(upgraded):
     with AdapterStore.open(upgraded) as store:
         record = add(store, 1)
         hits = store.search(make_embedding(1), tenant="acme", base=BASE, encoder=ENCODER)
-        store.aliases.set("mine", record.id, tenant="acme")
         store.delete(record.id, tenant="acme")
         store.undelete(record.id, tenant="acme")
+        store.aliases.set("mine", record.id, tenant="acme")
 
         assert [hit.adapter.id for hit in hits] == [record.id]
         assert store.get("mine", tenant="acme").id == record.id
@@ -91,7 +91,7 @@ async def test_router_over_a_later_version(upgraded, tmp_path):
     first, _ = await answer(router, t2l_description="Sort the words", t2l_session="s")
     second, _ = await answer(router, t2l_session="s")
 
-    assert (first.kind, second.kind) == ("generated", "sticky")
+    assert (first.kind, second.kind) == ("generated", "sticky"), second.reason
     await router.close()
     with AdapterStore.open(upgraded) as store:
         assert [entry.kind for entry in store.decisions.newest(tenant="local")] == [

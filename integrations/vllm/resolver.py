@@ -41,7 +41,9 @@ class T2LResolver(LoRAResolver):  # type: ignore[misc] # vLLM is not here to be 
         try:
             path = await self._adapters_on(base_model_name).directory(lora_name)
         except AdapterRefused as error:
-            raise VLLMValidationError(str(error), parameter="model") from error
+            # vLLM's own words for an adapter that is there and no good: routers know them.
+            text = f"LoRA adapter '{lora_name}' was found but could not be loaded: {error}"
+            raise VLLMValidationError(text, parameter="model") from error
         except (StoreUnavailable, ModelError, OSError) as error:
             text = f"adapters can't be fetched: {error}"
             raise GracefulHTTPError(text, HTTPStatus.SERVICE_UNAVAILABLE) from error

@@ -52,9 +52,12 @@ def publish(
         metrics: What `spread` gave, or single numbers.
         began: `time.perf_counter` at the start.
         out: Directory of results.
-        module: Of the benchmark, if it isn't ``bench_`` and its name.
+        module: Of the benchmark, if it isn't ``bench_`` and its name; with dots if elsewhere.
         setup: What else the figures depend on.
     """
+    program = module or f"bench_{name}"
+    if "." not in program:
+        program = f"tests.bench.{program}"
     for key, value in metrics.items():
         if isinstance(value, dict):
             print(f"{key:<34}{value['median']:>10.2f}  p95 {value['p95']:>8.2f}  n {value['n']}")
@@ -62,7 +65,7 @@ def publish(
             print(f"{key:<34}{value:>10.2f}")
     document = {
         "run": {
-            "command": f"python -m tests.bench.{module or f'bench_{name}'}",
+            "command": f"python -m {program}",
             "commit": _git("rev-parse", "--short", "HEAD"),
             "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,23 +5,20 @@ Write docs/results.md from the JSON files of evaluations and training runs.
 
 Reads what `training.evaluate` wrote, whatever its name, and the files ``recon-*``,
 ``training-runs*`` and ``analysis-*``; every table names the command that made its figures.
-Evaluations labelled ``NAME=NUMBER`` become points of a curve.
+Evaluations labelled ``NAME=VALUE``, or several of these with commas, become rows of a table a name,
+numbers a curve too; those of the benchmarks get tables of their own.
 """
 
 import argparse
 import json
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from training.markdown import head, row
+from training.results_benchmarks import benchmarks, is_benchmark
+from training.results_evaluations import curves, evaluation, is_point
 
-from training.analysis_plot import draw_scaling
-from training.compare import compare, interval, ratio
-
-_LABEL = re.compile(r"(\w+)=(\d+)")
 _PEAK_TFLOPS = {"H100": 989, "H200": 989}  # dense bf16, the maker's figure for SXM cards
 Document = dict[str, Any]
 
@@ -32,87 +29,6 @@ def load(folder: Path, pattern: str) -> dict[str, Document]:
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
-def evaluation(name: str, document: Document) -> list[str]:
-    """Write one evaluation: every system, and how far t2l is from it on the same tasks."""
-    setup, metrics = document["setup"], document["metrics"]
-    against = [system for system in metrics if system != "t2l"]
-    leads = {}
-    if "t2l" in metrics:
-        rows = compare(metrics, "t2l", against)
-        leads = {row["against"]: row for row in rows if row["metric"] == "rouge_l"}
-    draws = setup.get("descriptions", 1)
-    label = f", {setup['label']}" if setup.get("label") else ""
-    lines = [
-        f"### {setup['split'].replace(',', ', ')}: {name.split('--', maxsplit=1)[0]}{label}",
-        "",
-        f"{setup['base_model']}; hypernetwork `{setup['hypernet_id']}`; {setup['device']}.",
-        f"Test examples a task: {setup['limit']} at most; descriptions a task: {draws}.",
-        f"File: `{name}.json`.",
-        "",
-        *_head("system", "ROUGE-L (95 %)", "exact match", "own metric", "t2l minus it", "tasks"),
-    ]
-    for system, scores in metrics.items():
-        values = np.array([task["rouge_l"] for task in scores["per_task"].values()])
-        own = f"{scores['score']:.1f}" if "score" in scores else "-"
-        lead = _span(leads[system]) if system in leads else ""
-        mean = f"{scores['rouge_l']:.1f} ({_ends(*interval(values))})"
-        exact = f"{scores['exact_match']:.1f}"
-        lines.append(_row([system, mean, exact, own, lead, scores["n_tasks"]]))
-    lines += ["", *shares(metrics), "```", document["run"]["command"], "```", ""]
-    return lines
-
-
-def shares(metrics: Mapping[str, Document]) -> list[str]:
-    """Say how much of the oracles' gain and of the rich descriptions' score is kept."""
-    lines = []
-    if {"base", "t2l", "oracle"} <= metrics.keys():
-        tasks = list(metrics["oracle"]["per_task"])
-        for metric, title in (("rouge_l", "ROUGE-L"), ("score", "the own metric")):
-            if "score" not in metrics["oracle"]:
-                continue
-            base, t2l, oracle = (
-                np.array([metrics[name]["per_task"][task][metric] for task in tasks])
-                for name in ("base", "t2l", "oracle")
-            )
-            gain = ratio(t2l - base, oracle - base)
-            kept = ratio(t2l, oracle)
-            lines.append(
-                f"In {title}, t2l has {gain} of the oracle LoRAs' gain over base and {kept} of "
-                f"their score, over the {len(tasks)} tasks that have one."
-            )
-    if {"t2l", "t2l-terse"} <= metrics.keys():
-        tasks = list(metrics["t2l"]["per_task"])
-        rich, terse = (
-            np.array([metrics[name]["per_task"][task]["rouge_l"] for task in tasks])
-            for name in ("t2l", "t2l-terse")
-        )
-        lines.append(f"With a terse description t2l keeps {ratio(terse, rich)} of its ROUGE-L.")
-    return [part for line in lines for part in (line, "")]
-
-
-def curves(documents: Mapping[str, Document], images: Path) -> list[str]:
-    """Write the evaluations that differ in one number as tables, and draw them."""
-    points: dict[str, dict[str, list[tuple[int, float, float, float]]]] = defaultdict(dict)
-    for document in documents.values():
-        found = _LABEL.fullmatch(document["setup"].get("label", ""))
-        if found is None:
-            continue
-        scores = document["metrics"]["t2l"]
-        values = np.array([task["rouge_l"] for task in scores["per_task"].values()])
-        point = (int(found[2]), scores["rouge_l"], *interval(values))
-        points[found[1]].setdefault(document["setup"]["split"], []).append(point)
-    lines = []
-    for name, splits in sorted(points.items()):
-        path = images / f"scaling-{name}.png"
-        draw_scaling(splits, path, name)
-        lines += [f"### Scaling with {name}", "", *_head("split", name, "t2l, ROUGE-L (95 %)")]
-        for split, rows in sorted(splits.items()):
-            for number, score, low, high in sorted(rows):
-                lines.append(_row([split, number, f"{score:.1f} ({_ends(low, high)})"]))
-        lines += ["", f"![Scores over the number of {name}](img/{path.name})", ""]
-    return lines
-
-
 def reconstruction(documents: Mapping[str, Document]) -> list[str]:
     """Write the reconstruction runs: errors on seen and on held-out descriptions."""
     if not documents:
@@ -121,7 +37,7 @@ def reconstruction(documents: Mapping[str, Document]) -> list[str]:
         "Errors are on descriptions seen in training / on held-out ones.",
         "delta-W: its distance over its norm; entries: those of A and B, in standard deviations.",
         "",
-        *_head(
+        *head(
             "variant", "embeddings", "loss in", "oracles", "parameters", "delta-W", "entries",
             "seconds", "file",
         ),
@@ -138,7 +54,7 @@ def reconstruction(documents: Mapping[str, Document]) -> list[str]:
             ),
             f"{run['seconds']:.0f}", f"`{name}.json`",
         ]  # fmt: skip
-        lines.append(_row(cells))
+        lines.append(row(cells))
     commands = [document["run"]["command"] for document in documents.values()]
     return [*lines, "", "```", *commands, "```", ""]
 
@@ -147,7 +63,7 @@ def runs(documents: Mapping[str, Document]) -> list[str]:
     """Write the training runs: what they cost."""
     if not documents:
         return []
-    lines = _head(
+    lines = head(
         "run", "device", "steps", "minutes", "real tokens", "tokens/s", "TFLOP/s", "parameters",
         "command",
     )  # fmt: skip
@@ -162,7 +78,7 @@ def runs(documents: Mapping[str, Document]) -> list[str]:
                 f"{run['tokens_per_s']:,}", _speed(run), f"{run['parameters']:,}",
                 f"`{run['command']}`",
             ]  # fmt: skip
-            lines.append(_row(cells))
+            lines.append(row(cells))
     return [*lines, ""]
 
 
@@ -205,7 +121,7 @@ def write(folder: Path, images: Path) -> str:
     single = {
         name: document
         for name, document in evaluations.items()
-        if not _LABEL.fullmatch(document["setup"].get("label", ""))
+        if not is_point(document) and not is_benchmark(document)
     }
     lines = [
         "# Results",
@@ -221,8 +137,11 @@ def write(folder: Path, images: Path) -> str:
     ]
     for name, document in single.items():
         lines += evaluation(name, document)
+    papers = {name: one for name, one in evaluations.items() if is_benchmark(one)}
+    others = {name: one for name, one in evaluations.items() if not is_benchmark(one)}
     sections = (
-        ("Scaling", curves(evaluations, images)),
+        ("The paper's benchmarks", benchmarks(papers)),
+        ("Scaling and variants", curves(others, images)),
         ("Reconstruction of oracle LoRAs", reconstruction(load(folder, "recon-"))),
         ("Training runs", runs(load(folder, "training-runs"))),
         ("Descriptions and adapters", analysis(load(folder, "analysis-"))),
@@ -231,22 +150,6 @@ def write(folder: Path, images: Path) -> str:
         if body:
             lines += [f"## {title}", "", *body]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _head(*titles: str) -> list[str]:
-    return [_row(titles), "|" + "---|" * len(titles)]
-
-
-def _row(cells: Sequence[object]) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def _span(row: Mapping[str, float]) -> str:
-    return f"{row['difference']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})"
-
-
-def _ends(low: float, high: float) -> str:
-    return f"{low:.1f} to {high:.1f}"
 
 
 def _speed(run: Mapping[str, Any]) -> str:

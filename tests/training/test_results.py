@@ -8,6 +8,7 @@ import pytest
 
 from training import results
 from training.compare import ratio
+from training.results_evaluations import is_point
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,8 +66,8 @@ def test_labelled_evaluations_become_a_curve(tmp_path) -> None:
 
     rows = [line for line in text.splitlines() if line.startswith("| validation")]
     assert rows == [
-        "| validation | 64 | 10.0 (10.0 to 10.0) |",
-        "| validation | 256 | 20.0 (20.0 to 20.0) |",
+        "| validation | 64 | 10.0 (10.0 to 10.0) |  |",
+        "| validation | 256 | 20.0 (20.0 to 20.0) |  |",
     ]
     assert "### validation" not in text
     assert (tmp_path / "scaling-tasks.png").stat().st_size > 1_000
@@ -92,10 +93,10 @@ def test_ratio_of_nothing() -> None:
     assert ratio(np.array([1.0, 3.0]), np.array([2.0, 6.0])) == "50 % (50 to 50)"
 
 
-@pytest.mark.parametrize("text", ["", "tasks", "tasks=x", "run 3"])
+@pytest.mark.parametrize("text", ["", "tasks", "run 3"])
 def test_other_labels_are_no_curve(text: str) -> None:
     """Free text is a heading's suffix."""
-    assert results._LABEL.fullmatch(text) is None
+    assert not is_point({"setup": {"label": text}})
 
 
 def test_speed_is_stated_with_its_share_of_the_peak() -> None:
@@ -104,3 +105,30 @@ def test_speed_is_stated_with_its_share_of_the_peak() -> None:
     assert results._speed(run) == "200 (20 %)"
     assert results._speed(run | {"device": "cpu"}) == "200.0"
     assert results._speed({"device": "cpu", "tokens_per_s": 1}) == "-"
+
+
+def test_benchmarks_share_a_table(tmp_path) -> None:
+    """Systems of several evaluations stand in one table, beside the share of the oracle's mean."""
+    first = document({"base": [10, 30], "oracle": [40, 60]}, split="benchmark", templates="paper")
+    second = document({"t2l": [40, 50]}, split="benchmark", templates="paper", label="variant=M")
+    for name, one in (("a", first), ("b", second)):
+        (tmp_path / f"benchmark-{name}--cpu.json").write_text(json.dumps(one))
+
+    text = results.write(tmp_path, tmp_path)
+
+    assert "| base | 10.0 | 30.0 | 20.0 (10.0 to 30.0) | 40 % (25 to 50) |" in text
+    assert "| t2l, variant=M | 40.0 | 50.0 | 45.0 (40.0 to 50.0) | 90 % (83 to 100) |" in text
+    assert "### benchmark" not in text
+    assert "## Scaling" not in text
+
+
+def test_one_evaluation_is_a_point_of_several_tables(tmp_path) -> None:
+    """A label with commas names its number of tasks and its variant."""
+    one = document({"t2l": [10.0], "t2l-shuffled": [4.0]}, label="tasks=588,variant=L")
+    (tmp_path / "x--cpu.json").write_text(json.dumps(one))
+
+    text = results.write(tmp_path, tmp_path)
+
+    assert "| validation | 588 | 10.0 (10.0 to 10.0) | +6.0 (+6.0 to +6.0) |" in text
+    assert "| validation | L | 10.0 (10.0 to 10.0) | +6.0 (+6.0 to +6.0) |" in text
+    assert not (tmp_path / "scaling-variant.png").exists()

@@ -1,0 +1,84 @@
+"""Tables of the paper's ten benchmarks: a row a system, a column a benchmark, in own metrics."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from training.compare import interval, ratio
+from training.markdown import ends, head, row
+
+Document = dict[str, Any]
+_PREFIX = "bench_"
+
+
+def is_benchmark(document: Document) -> bool:
+    """Whether an evaluation is one of the benchmarks alone."""
+    return bool(document["setup"]["split"] == "benchmark")
+
+
+def benchmarks(documents: Mapping[str, Document]) -> list[str]:
+    """
+    Write the evaluations of the benchmarks: those of reconstructed oracles, and all others.
+
+    Evaluations with the same prompts, base model and number of examples share a table; a label
+    stands in front of the systems of an evaluation that has one.
+    """
+    groups: dict[tuple[str, ...], dict[str, Document]] = defaultdict(dict)
+    for name, document in documents.items():
+        setup = document["setup"]
+        kind = "reconstruction" if setup.get("label", "").startswith("recon") else "zero-shot"
+        key = (kind, setup["base_model"], setup.get("templates", "corpus"), str(setup["limit"]))
+        groups[key][name] = document
+    lines: list[str] = []
+    for (kind, base, templates, limit), group in sorted(groups.items(), reverse=True):
+        title = "Zero-shot" if kind == "zero-shot" else "Reconstructed oracles"
+        prompts = "the paper's prompts" if templates == "paper" else "the corpus' prompts"
+        devices = ", ".join(sorted({one["setup"]["device"] for one in group.values()}))
+        lines += [
+            f"### {title}",
+            "",
+            f"{base}; {prompts}; {limit} test examples a benchmark at most; {devices}.",
+            "Accuracy, pass@1 or right final numbers, in per cent.",
+            "In parentheses: the 95 % interval over benchmarks.",
+            "Share: of the task's own oracle LoRA's mean, on the benchmarks that have one.",
+            "",
+            *_table(group),
+            "",
+            "```",
+            *(one["run"]["command"] for one in group.values()),
+            "```",
+            "",
+        ]
+    return lines
+
+
+def _table(group: Mapping[str, Document]) -> list[str]:
+    rows = _rows(group.values())
+    tasks = sorted({task for scores in rows.values() for task in scores})
+    oracle = rows.get("oracle", {})
+    lines = head("system", *(task.removeprefix(_PREFIX) for task in tasks), "mean (95 %)", "share")
+    for name, scores in rows.items():
+        values = np.array(list(scores.values()))
+        share = ""
+        if oracle and name != "oracle":
+            common = [task for task in oracle if task in scores]
+            mine, theirs = (np.array([s[task] for task in common]) for s in (scores, oracle))
+            share = ratio(mine, theirs)
+        cells = [f"{scores[task]:.1f}" if task in scores else "-" for task in tasks]
+        lines.append(row([name, *cells, f"{values.mean():.1f} ({ends(*interval(values))})", share]))
+    return lines
+
+
+def _rows(documents: Iterable[Document]) -> dict[str, dict[str, float]]:
+    """Row's name -> benchmark -> score; what several evaluations scored stands in one row."""
+    rows: dict[str, dict[str, float]] = {}
+    for document in documents:
+        label = document["setup"].get("label", "")
+        for system, scores in document["metrics"].items():
+            # Only the hypernetwork's own systems depend on what the label names.
+            name = f"{system}, {label}" if label and system.startswith("t2l") else system
+            found = {task: one["score"] for task, one in scores["per_task"].items()}
+            rows.setdefault(name, found)
+    return rows

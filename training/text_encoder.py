@@ -51,7 +51,7 @@ def make(model: Path, out: Path, *, pooling: str, max_tokens: int = 256) -> None
     transformer = Transformer(
         str(model), max_seq_length=max_tokens, modality_config=_TEXT, module_output_name=_TOKENS
     )
-    reader = Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)  # type: ignore[arg-type]
+    reader = Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)
     SentenceTransformer(modules=[transformer, reader], device="cpu").save(str(out))
 
 

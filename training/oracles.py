@@ -16,7 +16,8 @@ from t2l_router.hypernet import LoraPair
 from t2l_router.lora import LoraSpec
 from training.data import Batch, Pack
 from training.oracle_file import Oracles
-from training.trainer import Recipe, Trainer
+from training.recipe import Recipe
+from training.trainer import Trainer
 
 
 class TaskAdapters(nn.Module):

@@ -26,9 +26,10 @@ from t2l_router import checkpoint
 from t2l_router.errors import ConfigError, T2LError
 from t2l_router.hypernet import Hypernet, HypernetConfig, LoraPair, Variant
 from training.oracle_file import Oracles
+from training.recipe import Recipe
 from training.recon_data import Batch, Descriptions
 from training.recon_loss import Targets
-from training.trainer import Recipe, Trainer
+from training.trainer import Trainer
 
 _LEAST_TASKS = 2  # one oracle has no spread to normalise by
 

@@ -10,8 +10,6 @@ OUT/state.safetensors; the same command again goes on where a killed run stopped
 
 import argparse
 import dataclasses
-import json
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -20,9 +18,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import nn
 
-from t2l_router import checkpoint
 from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec
 from training.base import AdaptedBase, find_model, load_frozen
@@ -31,7 +28,9 @@ from training.conditioning import ConditionedTrainer
 from training.data import Pack
 from training.example_rows import ExampleRows
 from training.oracles import OracleTrainer, TaskAdapters
-from training.trainer import Recipe, Trainer
+from training.recipe import Recipe
+from training.saving import save
+from training.trainer import Trainer
 from training.tuning import TunedHypernet, TunedTrainer
 from training.views import one_hot, take
 
@@ -85,10 +84,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if state.exists():
         trainer.load_state(state)
         print(f"going on from step {trainer.step}", file=sys.stderr)
+    command = "python -m training.sft " + " ".join(args.argv)
     started = time.monotonic()
     for part in range(1, args.snapshots + 1):
         _run(trainer, state, until=part * recipe.steps // args.snapshots)
-        _save(args, trainer, described, time.monotonic() - started, device)
+        seconds = time.monotonic() - started
+        save(trainer, args.out, described, command=command, seconds=seconds)
 
 
 def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
@@ -158,93 +159,6 @@ def _run(trainer: Trainer, state: Path, *, until: int) -> None:
     validation = trainer.validate()
     trainer.save_state(state)
     print(f"step {trainer.step} validation loss {validation:.4f}", flush=True)
-
-
-@torch.no_grad()
-def _largest_norm(hypernet: Hypernet, embeddings: Tensor) -> float:
-    """The largest delta-W norm of a layer over some descriptions."""
-    largest = 0.0
-    for rows in embeddings.split(256):
-        for pair in hypernet(rows).values():
-            a, b = pair.lora_A, pair.lora_B
-            squares = ((b.mT @ b) * (a @ a.mT)).sum((-2, -1))
-            largest = max(largest, hypernet.config.lora.scaling * squares.max().sqrt().item())
-    return largest
-
-
-def _save(
-    args: argparse.Namespace, trainer: Trainer, described: Pack, seconds: float, device: str
-) -> None:
-    """Write the averaged weights, in the system's own form, and the metrics."""
-    run = {
-        "command": "python -m training.sft " + " ".join(args.argv),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "seconds": round(seconds, 1),
-        "steps": trainer.step,
-        "tokens": trainer.tokens,
-        "tokens_per_s": round(trainer.tokens / seconds),
-        # Forward and backward through frozen weights: 2 + 2 operations a parameter and token;
-        # attention, the output layer and the adapters come on top and aren't counted.
-        "flop_per_token": 4 * sum(p.numel() for p in trainer.base.layer_parameters()),
-        "tasks": len(trainer.pack.facts["tasks"]),
-        "parameters": sum(p.numel() for p in trainer.source.parameters()),
-    }
-    last = trainer.step == trainer.recipe.steps
-    suffix = "" if last else f"-{trainer.step}"
-    with trainer.averaged() as source:
-        if isinstance(source, SharedAdapter):
-            shutil.rmtree(args.out / f"adapter{suffix}", ignore_errors=True)
-            source.weights().save_peft(args.out / f"adapter{suffix}")
-        elif isinstance(source, TaskAdapters):
-            oracles = source.oracles(described)
-            oracles.save(args.out / f"oracles{suffix}.safetensors")
-        else:
-            tuned = source.save_encoder(args.out) if isinstance(source, TunedHypernet) else None
-            hypernet = source.hypernet if isinstance(source, TunedHypernet) else source
-            assert isinstance(hypernet, Hypernet)
-            embeddings = trainer.embeddings()
-            # Twice the largest seen: room for new descriptions, none for a broken forward.
-            limit = 2 * _largest_norm(hypernet, embeddings)
-            hypernet.config = dataclasses.replace(hypernet.config, max_delta_norm=limit)
-            checkpoint.save_pretrained(
-                hypernet,
-                args.out / f"checkpoint{suffix}",
-                card=_card(trainer, run),
-                encoder_lora=tuned,
-                example_features=_standard(args, trainer),
-            )
-    metrics = {
-        "run": run,
-        "setup": dataclasses.asdict(trainer.recipe),
-        "metrics": {"history": trainer.history},
-    }
-    (args.out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    print(json.dumps(run))
-
-
-def _standard(args: argparse.Namespace, trainer: Trainer) -> Path | None:
-    if not isinstance(trainer, ConditionedTrainer):
-        return None
-    path: Path = args.out / checkpoint.EXAMPLES_FILE
-    trainer.standard.save(path)
-    return path
-
-
-def _card(trainer: Trainer, run: dict[str, object]) -> str:
-    """A model card with the facts of the run; results are added by hand from evaluations."""
-    facts = trainer.pack.facts
-    lines = [
-        f"# Text-to-LoRA hypernetwork for {facts['base_model']}",
-        "",
-        f"Encoder: {facts['encoder']}. Training tasks: {len(facts['tasks'])}.",
-        "",
-        "```",
-        json.dumps({"run": run, "recipe": dataclasses.asdict(trainer.recipe)}, indent=1),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

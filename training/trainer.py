@@ -9,7 +9,7 @@ logits at answer positions only.
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -24,49 +24,7 @@ from t2l_router.errors import ConfigError
 from training.base import AdaptedBase
 from training.data import Batch, Pack, Sampler
 from training.distillation import in_context_divergence
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """
-    All numbers that shape a run, so that it can be repeated.
-
-    Args:
-        steps: Optimiser steps.
-        tasks_per_step: Tasks a step, one packed row and one description each.
-        row_tokens: Length of a row.
-        lr: Peak learning rate of AdamW; linear warm-up, then linear decay to 0.
-        warmup: Share of the steps spent warming up.
-        weight_decay: Of AdamW.
-        clip: Largest gradient norm.
-        ema: Decay of the averaged weights, which are the result.
-        noise: Standard deviation of noise on the unit-norm description embedding.
-        dropout: LoRA dropout.
-        plain: Share of examples without instruction (definition dropout).
-        terse: Share of rows with a terse description.
-        mix: Share of rows whose embedding lies between two descriptions of the task.
-        alone: Share of rows with a description but no examples, and of those with examples alone.
-        distil: Weight of the base model's own answers with the row's earlier examples in its prompt
-            as the target, beside the right answers.
-        seed: Of everything drawn.
-    """
-
-    steps: int = 2000
-    tasks_per_step: int = 64
-    row_tokens: int = 512
-    lr: float = 1e-3
-    warmup: float = 0.03
-    weight_decay: float = 1e-2
-    clip: float = 1.0
-    ema: float = 0.998
-    noise: float = 0.02
-    dropout: float = 0.05
-    plain: float = 0.5
-    terse: float = 0.35
-    mix: float = 0.0
-    alone: float = 0.25
-    distil: float = 0.0
-    seed: int = 0
+from training.recipe import Recipe
 
 
 class Trainer:
@@ -132,7 +90,7 @@ class Trainer:
         self.source.train()
         self.base.train()
         for group in self._optimiser.param_groups:
-            group["lr"] = recipe.lr * _schedule(self.step, recipe)
+            group["lr"] = recipe.rate(self.step)
         batch = batch.to(self.device)
         embeddings = self._noised(self._embed(batch))
         loss = self._loss(batch, embeddings)
@@ -264,14 +222,6 @@ def _sampler(pack: Pack, recipe: Recipe, **changes: float) -> Sampler:
         seed=recipe.seed,
         **{"plain": recipe.plain, "terse": recipe.terse, "mix": recipe.mix, **changes},
     )
-
-
-def _schedule(step: int, recipe: Recipe) -> float:
-    """The share of the peak learning rate at a step: up, then down to 0."""
-    warmup = max(1, round(recipe.warmup * recipe.steps))
-    if step < warmup:
-        return (step + 1) / warmup
-    return (recipe.steps - step) / max(1, recipe.steps - warmup)
 
 
 def _prefetch(sampler: Sampler, steps: Iterable[int], *, ahead: int = 8) -> Iterator[Batch]:

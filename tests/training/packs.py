@@ -6,7 +6,8 @@ import torch
 from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec
 from training.base import AdaptedBase, load_frozen
-from training.trainer import Recipe, Trainer
+from training.recipe import Recipe
+from training.trainer import Trainer
 
 
 class WordEncoder:

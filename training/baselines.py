@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from t2l_router.hypernet import LoraPair
+from t2l_router.errors import ConfigError
+from t2l_router.hypernet import Hypernet, LoraPair
 from t2l_router.lora import LoraSpec, LoraWeights
 
 
@@ -47,3 +48,23 @@ class SharedAdapter(nn.Module):
             {name: tensor.detach().bfloat16() for name, tensor in self.lora_A.items()},
             {name: tensor.detach().bfloat16() for name, tensor in self.lora_B.items()},
         )
+
+
+@torch.no_grad()
+def start_from(hypernet: Hypernet, adapter: LoraWeights) -> None:
+    """
+    Let a new hypernetwork write *adapter* for every description, until training tells them apart.
+
+    Raises:
+        ConfigError: The adapter has other modules, rank or scaling.
+    """
+    spec, theirs = hypernet.config.lora, adapter.spec
+    if (spec.modules, spec.rank, spec.scaling) != (theirs.modules, theirs.rank, theirs.scaling):
+        raise ConfigError(
+            f"the adapter to start from has rank {theirs.rank}, scaling {theirs.scaling:.3f} and "
+            f"modules {', '.join(module.name for module in theirs.modules)}; train it with the "
+            "same --rank and --targets"
+        )
+    for name in hypernet.affine_A:
+        hypernet.affine_A[name].get_parameter("mean").copy_(adapter.lora_A[name])
+        hypernet.affine_B[name].get_parameter("mean").copy_(adapter.lora_B[name])

@@ -21,9 +21,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from t2l_router.hypernet import Hypernet, HypernetConfig
-from t2l_router.lora import LoraSpec
+from t2l_router.lora import LoraSpec, LoraWeights
 from training.base import AdaptedBase, find_model, load_frozen
-from training.baselines import SharedAdapter
+from training.baselines import SharedAdapter, start_from
 from training.conditioning import ConditionedTrainer
 from training.data import Pack
 from training.example_rows import ExampleRows
@@ -120,6 +120,8 @@ def _source(
             example_dim=example_dim,
         )
     )
+    if args.offset:
+        start_from(hypernet, LoraWeights.load_peft(args.offset, spec))
     if not args.encoder_rank:
         return hypernet
     encoder = find_model(args.encoder or pack.facts["encoder"])
@@ -178,6 +180,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--snapshots", type=int, default=1, help="checkpoints, evenly spaced")
     parser.add_argument("--targets", default="q_proj,v_proj")
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--offset", type=Path, help="adapter directory to start from: multi-task")
     parser.add_argument("--encoder-rank", type=int, default=0, help="train the encoder's LoRA too")
     parser.add_argument("--encoder-alpha", type=float, default=32.0)
     parser.add_argument("--encoder", default="", help="directory; default: the pack's encoder")

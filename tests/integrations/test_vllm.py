@@ -22,6 +22,7 @@ from integrations.vllm import settings as plugin_settings
 from integrations.vllm.adapters import LocalAdapters
 from integrations.vllm.base_model import base_fingerprint
 from integrations.vllm.sources import DirectorySource, ObjectSource, open_source
+from t2l_router import config
 from t2l_router.errors import AdapterRefused, ConfigError, ModelUnavailable
 from tests.adapter_files import BASE, make_config, make_files
 
@@ -319,6 +320,7 @@ def test_settings(monkeypatch, tmp_path):
     monkeypatch.setenv("T2L_RESOLVER_SOURCE_OPTIONS", '{"anon": true}')
     settings = plugin_settings.load()
     assert (settings.kind, settings.cache_max_mib) == ("objects", 12)
+    assert config.load()  # the router's variables begin alike, and it is not disturbed by these
     assert settings.source_options == {"anon": True}
 
 

@@ -213,7 +213,7 @@ http {{
 }}
 """)
     program = shutil.which("nginx", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
-    assert program, "nginx is not installed"
+    assert program, "nginx is not installed; on Debian: apt install nginx-light"
     return Server(
         name,
         [program, "-e", "stderr", "-p", str(cwd), "-c", f"{cwd}/{name}.conf"],

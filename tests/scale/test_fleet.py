@@ -95,6 +95,18 @@ def test_malicious_names(fleet, number):
     assert ask(server, "smollm2").is_success
 
 
+def test_source_out_of_reach(fleet):
+    """While adapters can't be fetched the answer is 503, which another server may do better."""
+    server = fleet.vllm[1]
+    fleet.nginx.kill()
+    try:
+        assert ask(server, "t2l-" + "3" * 32).status_code == 503
+        assert ask(server, "smollm2", max_tokens=1).is_success
+    finally:
+        fleet.nginx.start().wait_ready(30)
+    assert ask(server, "t2l-" + "3" * 32).status_code == 404
+
+
 def publish(fleet, writer, files, adapter_id=None):
     """Put an adapter straight into the object store, under any id."""
     base = writer.base.fingerprint

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import fsspec
 
-from adapters_store.errors import AdapterCorrupt, InvalidImport
+from adapters_store.errors import AdapterCorrupt, InvalidImport, StoreUnavailable
 from adapters_store.faults import named_os_errors
 from adapters_store.identity import AdapterId
 from adapters_store.names import ADAPTER_ID
@@ -81,8 +81,15 @@ def open_blobs(url: str, *, cache_dir: Path, options: dict[str, Any] | None = No
         url: A local path or any fsspec URL, e.g. ``s3://bucket/prefix`` or ``memory://name``.
         cache_dir: Where copies of remote directories are kept for programs that need a path.
         options: Passed to fsspec, e.g. ``endpoint_url``.
+
+    Raises:
+        StoreUnavailable: The package for this kind of URL is missing.
     """
-    filesystem, root = fsspec.core.url_to_fs(url, **(options or {}))
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url, **(options or {}))
+    except ImportError as error:  # fsspec's text names the package
+        told = "pip install 't2l[s3]'" if url.startswith("s3:") else str(error)
+        raise StoreUnavailable(f"{url} needs more packages: {told}") from None
     if "file" in (filesystem.protocol, *filesystem.protocol):
         return LocalBlobs(Path(root))
     return ObjectBlobs(filesystem, root, cache_dir)

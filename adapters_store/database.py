@@ -18,7 +18,7 @@ from adapters_store.errors import (
     StoreReadOnly,
     StoreUnavailable,
 )
-from adapters_store.faults import named_os_errors
+from adapters_store.faults import named_missing_packages, named_os_errors
 
 SCHEMA_HEAD = "0003"
 WORKS_WITH = "schema_works_with"
@@ -55,7 +55,8 @@ class Database:
         if self.is_sqlite and self.url.database:
             with named_os_errors(f"create {self.url.database}"):
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        self.engine = _sqlite_engine(url) if self.is_sqlite else create_engine(url)
+        with named_missing_packages("a library on PostgreSQL"):
+            self.engine = _sqlite_engine(url) if self.is_sqlite else create_engine(url)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

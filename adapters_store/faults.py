@@ -8,6 +8,24 @@ from adapters_store.errors import StoreFull, StoreReadOnly, StoreUnavailable
 
 
 @contextmanager
+def named_missing_packages(what: str) -> Iterator[None]:
+    """
+    Translate the `ImportError` of a block that needs the extra ``postgres``.
+
+    Args:
+        what: What needs it.
+
+    Raises:
+        StoreUnavailable: Naming the command that installs it.
+    """
+    try:
+        yield
+    except ImportError:
+        told = f"{what} needs more packages: pip install 't2l[postgres]'"
+        raise StoreUnavailable(told) from None
+
+
+@contextmanager
 def named_os_errors(doing: str) -> Iterator[None]:
     """
     Translate an `OSError` of the block.

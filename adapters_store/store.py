@@ -18,6 +18,7 @@ from adapters_store.database import Database
 from adapters_store.decisions import Decisions
 from adapters_store.dedupe import Dedupe
 from adapters_store.delta import check_shapes, delta_norm
+from adapters_store.faults import named_missing_packages
 from adapters_store.identity import AdapterId
 from adapters_store.index import ExactIndex, VectorIndex
 from adapters_store.indexing import Indexing
@@ -377,7 +378,8 @@ def _open_index(config: StoreConfig, database: Database) -> VectorIndex:
         return ExactIndex(vectors)
     if config.index == "pgvector":
         # Lazy: pgvector is an optional dependency.
-        from adapters_store.index_pgvector import PgVectorIndex  # noqa: PLC0415
+        with named_missing_packages("the index pgvector"):
+            from adapters_store.index_pgvector import PgVectorIndex  # noqa: PLC0415
 
         return PgVectorIndex(database, vectors)
     # Lazy: FAISS takes a while to import, and not every library needs it.

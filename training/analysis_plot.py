@@ -5,9 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure  # no pyplot: it would look for a screen
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
+
+from t2l_router.errors import ConfigError
+
+try:
+    from matplotlib.figure import Figure  # no pyplot: it would look for a screen
+except ModuleNotFoundError as error:
+    raise ConfigError("plots need matplotlib: pip install 't2l[train]'") from error
 
 Array = NDArray[np.float32]
 _NAMED = 9  # families that get a colour of their own; the rest is grey

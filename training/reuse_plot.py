@@ -3,10 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
+from t2l_router.errors import ConfigError
 from training.reuse_curve import Rates
+
+try:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise ConfigError("plots need matplotlib: pip install 't2l[train]'") from error
 
 _STYLES = ("o", "s", "^", "D")
 

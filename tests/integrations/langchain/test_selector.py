@@ -1,22 +1,11 @@
 """Adapters chosen in chains, over a server and in this process."""
 
-import pytest
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableBranch, RunnableLambda, RunnablePassthrough
 
-from integrations.langchain import ChatT2L, T2LAdapterSelector
+from integrations.langchain import T2LAdapterSelector
 
 TASKS = {"fr": "Translate to French", "rhyme": "Rhyme"}
-
-
-@pytest.fixture(params=["http", "in_process"])
-def llm(request, echo, router):
-    if request.param == "in_process":
-        yield ChatT2L(router=router)
-        return
-    llm = ChatT2L(base_url=echo.url)
-    yield llm
-    llm.client.close()
 
 
 def test_choice_is_the_adapter_that_answers(llm):

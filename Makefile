@@ -6,7 +6,7 @@ PORT ?= 8000
 # Processes of the tests; each takes up to 3 GB.
 JOBS ?= 2
 
-.PHONY: help install serve test test-external test-scale check fix conformance
+.PHONY: help install serve test test-scale check fix conformance
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,10 +27,7 @@ serve: install  ## Pull the default models if need be, and serve on HOST:PORT
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: install  ## Run all tests
-	$(PYTEST) -m "not external and not scale"
-
-test-external: install  ## LangChain's suite against SmolLM2, and a real LiteLLM Proxy
-	$(PYTEST) -m external
+	$(PYTEST) -m "not scale"
 
 test-scale: install  ## A fleet on this machine: vLLM with the plugin, routers, nginx, PostgreSQL, S3
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests/scale

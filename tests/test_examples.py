@@ -99,7 +99,6 @@ def test_open_webui_filter(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.external
 def test_litellm_proxy(tmp_path):
     """The three ways through a LiteLLM Proxy reach the same adapter."""
     from tests.integrations.litellm_proxy import KEY, proxy  # noqa: PLC0415

@@ -7,7 +7,7 @@ from tests.e2e.program import ROOT, serving
 from tests.integrations.litellm_proxy import KEY, proxy
 
 # LiteLLM is full of what pydantic warns of; its warnings aren't ours to end.
-pytestmark = [pytest.mark.slow, pytest.mark.external, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 HELLO = [{"role": "user", "content": "one two"}]
 TASK = {"t2l_description": "Translate to French"}

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from t2l_router.cli.main import main
 from t2l_router.errors import ConfigError
 from tests.answers import answering, send
-from tests.e2e.program import ROOT
+from tests.e2e.program import ROOT, t2l
 from training.check import check
+from training.describe_prompt import SHOWN
 from training.describe_tasks import JOURNAL, DescribingFailed, Plan, describe
 
 NAMES = ("sort", "count", "shout")
@@ -249,3 +250,31 @@ def test_dry_run(data):
     assert (told["missing"], told["calls"]) == (89, 45)
     assert "Question: sort" in told["prompt"]
     assert sorted(data.iterdir()) == before
+
+
+def described_here(data, folder, **variables: str) -> list[str]:
+    """What ``--model t2l/t2l:base`` writes of the first task, in a process of its own."""
+    lines = (data / "tasks.jsonl").read_text().splitlines()
+    (data / "tasks.jsonl").write_text(lines[0] + "\n")
+    done = t2l(
+        "describe", "--data", str(data), "--model", "t2l/t2l:base", "--per-task", "3",
+        "--per-call", "3", "--pairs", "2", "--format", "json", cwd=folder,
+        LITELLM_LOCAL_MODEL_COST_MAP="True", **variables,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["calls"] > 0
+    return tasks_of(data)["sort"]["descriptions"][1:]
+
+
+def test_router_in_this_process(data, tmp_path_factory):
+    """A model of ours needs no server; the echo says the prompt's own example lines."""
+    written = described_here(data, tmp_path_factory.mktemp("cwd"), T2L_ENGINE="echo")
+    assert written == list(SHOWN["full"].descriptions[:2])
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_local_base_model(data, smollm2, model_cache, tmp_path_factory):
+    """The default base model finds some words for a task, without any provider."""
+    folder = tmp_path_factory.mktemp("cwd")
+    assert described_here(data, folder, T2L_CACHE_DIR=str(model_cache))

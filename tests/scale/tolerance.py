@@ -35,7 +35,9 @@ def answer_of(server: Server, adapter_id: str, prompt: str) -> tuple[list[int], 
     body = chat_body(adapter_id, prompt) | {"logprobs": True, "return_token_ids": True}
     answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=300)
     (choice,) = answer.raise_for_status().json()["choices"]
-    return choice["token_ids"], [token["logprob"] for token in choice["logprobs"]["content"]]
+    logprobs = [token["logprob"] for token in choice["logprobs"]["content"]]
+    # The token that ends an answer has no place in its content.
+    return choice["token_ids"][: len(logprobs)], logprobs
 
 
 @torch.inference_mode()

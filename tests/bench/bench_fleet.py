@@ -8,6 +8,9 @@ upstream that answers at once (`tests.bench.upstream`), against that upstream al
 streamed and of conversations under way, so an adapter is held and nothing is embedded or written
 but the session. ``--library sqlite`` leaves PostgreSQL out.
 
+Writes: how many adapters, and how many batches of sessions and decisions, 1, 2 and 4 processes
+store in one PostgreSQL, where writers take turns.
+
 Warm adapters: a simulation of servers' caches (`max_loras`, `max_cpu_loras`, both LRU as in vLLM)
 with the router's own `Fleet.choose`. Requests arrive at random for adapters whose popularity
 follows Zipf's law, and take a while. The real caches are measured by ``tests/scale/soak.py``.
@@ -35,8 +38,13 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 
+from adapters_store import AdapterStore, StoreConfig
+from adapters_store.decisions import DecisionEntry
+from adapters_store.sessions import SessionRow
+from adapters_store.traffic import Batch
 from t2l_router import config
 from t2l_router.engines.fleet import Fleet, Server, rank
+from tests.adapter_files import add
 from tests.bench.report import publish, resident_mib
 from tests.e2e.program import Program, serving
 
@@ -49,6 +57,7 @@ SERVERS = (2, 4, 8)
 EXPONENTS = (1.0, 1.5)
 REQUESTS = 50_000
 IN_FLIGHT = 8  # a server, on average
+BATCH = 10  # conversations that ended a turn in the same moment
 
 Address = tuple[str, int]
 
@@ -201,6 +210,51 @@ def begin(url: str, bodies: list[dict[str, Any]]) -> None:
             assert answer.headers["x-t2l-decision"] in ("generated", "exact", "sticky"), answer.text
 
 
+def write(given: tuple[StoreConfig, str, int, float]) -> dict[str, float]:
+    """Write again and again; how often, and how long the slowest hundredth took."""
+    config_, kind, number, seconds = given
+    times_ms: list[float] = []
+    with AdapterStore.open(config_) as store:
+        until = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < until:
+            seed = number * 1_000_000 + len(times_ms)
+            if kind == "adapters":
+                add(store, seed)
+            else:
+                store.traffic.record(_batch(seed))
+            times_ms.append((time.perf_counter() - start) * 1_000)
+    return {"n": len(times_ms), "p99_ms": sorted(times_ms)[int(len(times_ms) * 0.99)]}
+
+
+def _batch(seed: int) -> Batch:
+    names = [f"{seed}-{i}" for i in range(BATCH)]
+    rows = {name: SessionRow("acme", None, '{"topic": null}') for name in names}
+    entries = tuple(DecisionEntry(name, "acme", "sticky") for name in names)
+    return Batch(rows, entries)
+
+
+def measure_writes(seconds: float) -> dict[str, float]:
+    """Both kinds of writes from so many processes."""
+    found: dict[str, float] = {}
+    with postgres() as url, tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        given = StoreConfig(url, str(root / "blobs"), root / "cache", "pgvector")
+        AdapterStore.open(given).close()
+        for kind in ("adapters", "batches"):
+            for number in PROCESSES:
+                first = 100 * number
+                work = [(given, kind, first + i, seconds) for i in range(number)]
+                with multiprocessing.get_context("spawn").Pool(number) as pool:
+                    counts = pool.map(write, work, chunksize=1)
+                found[f"{kind}_{number}_writers_per_s"] = round(
+                    sum(count["n"] for count in counts) / seconds, 1
+                )
+                found[f"{kind}_{number}_writers_p99_ms"] = round(
+                    max(count["p99_ms"] for count in counts), 1
+                )
+    return found
+
+
 class Cache:
     """What one server holds: `size` adapters, the least recently used go first."""
 
@@ -293,38 +347,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=20.0, help="of load, each time")
     parser.add_argument("--library", choices=("postgresql", "sqlite"), default="postgresql")
-    parser.add_argument("--only", choices=("overhead", "warm"), help="one of the two")
+    parser.add_argument("--only", choices=("overhead", "writes", "warm"), help="one of them")
     parser.add_argument("--out", type=Path, help="directory for the JSON documents")
     arguments = parser.parse_args()
-    began = time.perf_counter()
-    if arguments.only != "warm":
-        with upstream() as url:
-            metrics = measure_routers(url, arguments.seconds, arguments.library)
-        publish(
-            "fleet-overhead",
-            metrics,
-            began=began,
-            out=arguments.out,
-            module="bench_fleet --only overhead",
-            library=arguments.library,
-            connections=CONNECTIONS,
-            seconds=arguments.seconds,
-        )
-    if arguments.only != "overhead":
+    parts = [arguments.only] if arguments.only else ["overhead", "writes", "warm"]
+    for part in parts:
         began = time.perf_counter()
-        publish(
-            "fleet-warm",
-            measure_warm(),
-            began=began,
-            out=arguments.out,
-            module="bench_fleet --only warm",
-            simulated=True,
-            adapters=ADAPTERS,
-            max_loras=MAX_LORAS,
-            max_cpu_loras=MAX_CPU_LORAS,
-            requests=REQUESTS,
-            in_flight=IN_FLIGHT,
-        )
+        setup: dict[str, Any] = {"seconds": arguments.seconds}
+        if part == "overhead":
+            with upstream() as url:
+                metrics = measure_routers(url, arguments.seconds, arguments.library)
+            setup |= {"library": arguments.library, "connections": CONNECTIONS}
+        elif part == "writes":
+            metrics = measure_writes(arguments.seconds)
+            setup |= {"rows_a_batch": BATCH}
+        else:
+            metrics = measure_warm()
+            setup = {
+                "simulated": True, "adapters": ADAPTERS, "max_loras": MAX_LORAS,
+                "max_cpu_loras": MAX_CPU_LORAS, "requests": REQUESTS, "in_flight": IN_FLIGHT,
+            }  # fmt: skip
+        module = f"bench_fleet --only {part}"
+        publish(f"fleet-{part}", metrics, began=began, out=arguments.out, module=module, **setup)
 
 
 if __name__ == "__main__":

@@ -26,5 +26,11 @@ def command(out: Output) -> None:
         }
         for name, field in config.Settings.model_fields.items()
     ]
-    value = Column("value", "value", lambda value: "-" if value is None else str(value))
+    value = Column("value", "value", _shown)
     out.table(rows, [Column("setting", "setting"), value, Column("origin", "origin")])
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):  # as it is given
+        value = ",".join(value) or None
+    return "-" if value is None else str(value)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_S = 2.0
+_CONNECT_S = 5.0
 _KEEP_ALIVE_S = 3.0  # vLLM closes idle connections after five
 _MAX_TRIES = 3
 _MAX_RESIDENT = 10_000

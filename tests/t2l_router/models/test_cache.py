@@ -6,6 +6,7 @@ import pytest
 from t2l_router import models
 from t2l_router.errors import ModelCorrupt, ModelUnavailable
 from t2l_router.models import LocalModel, canonical_name, installed, local, pull, removable, remove
+from t2l_router.models.manifest import Manifest
 
 
 @pytest.fixture
@@ -131,3 +132,15 @@ def test_model_that_was_replaced(package_index, tmp_path: Path) -> None:
 
     with pytest.raises(ModelCorrupt, match="replaced by another version"):
         models.verify(stale)
+
+
+def test_folder_without_weights(tmp_path) -> None:
+    """A copy of a pulled model without its weights still says what the model is."""
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    Manifest("org/name", "base", "hub", "main", "", "f" * 64, {}).write(folder)
+
+    found = pull(str(folder), cache_dir=tmp_path / "cache")
+
+    assert (found.name, found.fingerprint, found.path) == ("org/name", "f" * 64, folder)

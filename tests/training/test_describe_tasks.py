@@ -257,7 +257,7 @@ def described_here(data, folder, **variables: str) -> list[str]:
     (data / "tasks.jsonl").write_text(lines[0] + "\n")
     done = t2l(
         "describe", "--data", str(data), "--model", "t2l/t2l:base", "--per-task", "3",
-        "--per-call", "3", "--pairs", "2", "--format", "json", cwd=folder,
+        "--per-call", "3", "--pairs", "2", "--timeout", "600", "--format", "json", cwd=folder,
         LITELLM_LOCAL_MODEL_COST_MAP="True", **variables,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

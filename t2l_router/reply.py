@@ -48,6 +48,9 @@ def _ignore(outcome: Outcome) -> None:
     """Do nothing about how an answer went."""
 
 
+_DONE = wire.sse(wire.DONE)
+
+
 class Reply:
     """
     Takes an engine's pieces and gives an HTTP answer.
@@ -127,12 +130,13 @@ class Reply:
         try:
             async with aclosing(rest):
                 told = self._tell(first)  # before the facts, which hold the time of the first
-                yield self._wording.opening(self._facts())
-                yield told
-                async for deltas in rest:
-                    yield self._tell(deltas)
-            yield wire.sse(wire.DONE)
+                told = self._wording.opening(self._facts()) + told
+                # Whatever is there together goes out together: sending is the dearest part.
+                while self._usage is None:
+                    yield told
+                    told = self._tell(await anext(rest))
             ended_by = None
+            yield told + _DONE
         except Exception as error:
             # The status is sent: an error can only be an event, and after it there is no DONE.
             ended_by = error
@@ -203,7 +207,10 @@ async def _paced(
         try:
             async with aclosing(deltas):
                 async for delta in deltas:
-                    await arrived.put(delta)
+                    if arrived.full():
+                        await arrived.put(delta)
+                    else:
+                        arrived.put_nowait(delta)
         finally:
             # Wakes the reader; if there is no room, he is not asleep.
             if not arrived.full():

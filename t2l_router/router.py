@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,7 +218,7 @@ class Router:
             try:
                 if self._options.publish_first and choice.kept is not None:
                     with timed(timing_ms, "store"):
-                        await asyncio.wait([choice.kept], timeout=_KEEP_WITHIN_S)
+                        await _done(choice.kept)
                 await self._load(decision.adapter, timing_ms)
             except (AdapterError, EngineError) as error:
                 choice = self._chooser.fallback(error, decision.task, required=request.t2l_required)
@@ -254,12 +255,12 @@ class Router:
 
         So whoever has read a whole answer can rely on the adapter that it names.
         """
-        done, _ = await asyncio.wait([choosing], timeout=_KEEP_WITHIN_S)
-        if not done or choosing.cancelled() or choosing.exception():
+        await _done(choosing)
+        if not choosing.done() or choosing.cancelled() or choosing.exception():
             return
         choice = choosing.result()
         if choice.kept is not None:
-            await asyncio.wait([choice.kept], timeout=_KEEP_WITHIN_S)
+            await _done(choice.kept)
         if choice.held is not None:
             self._sessions.remember(conversation, answer, choice.held)
         elif choice.lets_go:
@@ -279,3 +280,9 @@ class Router:
         )
         if decision.adapter is not None and not self._options.shadow:
             self._behind.use(caller.tenant, decision.adapter.adapter_id)
+
+
+async def _done(future: "asyncio.Future[Any]") -> None:
+    """Wait for a future, but not for ever; one that is done costs no turn of the event loop."""
+    if not future.done():
+        await asyncio.wait([future], timeout=_KEEP_WITHIN_S)

@@ -3,21 +3,23 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Lifespan
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from adapters_store import AdapterStore
 from adapters_store.errors import StoreError
 from t2l_router import admin, completions, embeddings, wire
 from t2l_router.errors import InvalidRequest, T2LError, UnknownModel
+from t2l_router.event_stream import EventStream, Watch
 from t2l_router.explain_routes import add_explain_routes
 from t2l_router.faults import fault_of, headers_of
 from t2l_router.gate import Gate, caller_of, tenant_of
@@ -57,11 +59,12 @@ def create_app(
         observers: Told of every exchange.
         lifespan: Entered before the first request, left after the last.
     """
-    app = FastAPI(title="t2l", version=version("t2l"), lifespan=lifespan, responses=_ERRORS)
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign] # FastAPI's own way
     gate = gate or Gate()
     api = Api(readiness, gate, keep_alive_s, strict=strict)
+    app = FastAPI(title="t2l", version=version("t2l"), lifespan=lifespan, responses=_ERRORS)
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign] # FastAPI's own way
     may_look = [Depends(gate.look)]
+    # `AnswerRoutes` runs the first three; here they are documented, and other methods refused.
     app.add_api_route(
         "/v1/chat/completions",
         api.chat,
@@ -102,9 +105,67 @@ def create_app(
             "/metrics", _shown(metrics), dependencies=[Depends(gate.admin)], include_in_schema=False
         )
         observers = [metrics.observe, *observers]
+    answering = AnswerRoutes(
+        app,
+        {
+            "/v1/chat/completions": api.chat,
+            "/v1/completions": api.complete,
+            "/v1/embeddings": api.embed,
+        },
+    )
     # Outside FastAPI, so that its own answer to an unexpected error has an id too.
-    limited = BodyLimitMiddleware(app, max_body_bytes)
+    limited = BodyLimitMiddleware(answering, max_body_bytes)
     return RequestIdMiddleware(ObserveMiddleware(limited, observers))
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRoute:
+    """
+    One of the routes that answer; metrics and logs know it by its path.
+
+    Args:
+        path: As it is asked for.
+        endpoint: Passes the gate and reads the body itself.
+    """
+
+    path: str
+    endpoint: Callable[[Request], Awaitable[Response]]
+
+
+class AnswerRoutes:
+    """
+    Runs the routes that answer, past FastAPI: its layers take as long as a short answer does.
+
+    Args:
+        app: Answers everything else.
+        endpoints: By their paths; the method is POST.
+    """
+
+    def __init__(
+        self, app: ASGIApp, endpoints: Mapping[str, Callable[[Request], Awaitable[Response]]]
+    ) -> None:
+        self.app = app
+        self._routes = {path: AnswerRoute(path, run) for path, run in endpoints.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, whatever happens: an unexpected error goes on to the server's log."""
+        route = self._routes.get(scope["path"]) if scope.get("method") == "POST" else None
+        if route is None:
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = route
+        request = Request(scope, receive)
+        try:
+            response = await route.endpoint(request)
+        except HTTPException as error:
+            response = await _report_http(request, error)
+        except (T2LError, StoreError) as error:
+            response = await _report(request, error)
+        except Exception as error:
+            response = await _report(request, error)
+            await response(scope, receive, send)
+            raise
+        await response(scope, receive, send)
 
 
 def _shown(metrics: Metrics) -> Callable[[], Awaitable[Response]]:
@@ -223,9 +284,7 @@ class Api:
         reply = await self._reply(chat, request, wording)
         if chat.stream:
             events = await reply.begin(self._keep_alive_s)
-            return StreamingResponse(
-                events, media_type="text/event-stream", headers=reply.headers()
-            )
+            return EventStream(events, reply.headers())
         return JSONResponse(await reply.whole(), headers=reply.headers())
 
     async def _answer_all(self, chats: list[wire.ChatRequest], request: Request) -> Response:
@@ -264,21 +323,10 @@ async def _json(request: Request) -> bytes:
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """Finish *work*, or cancel it when the client goes away."""
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        # 499 is nginx's word for it; it appears in the access log only.
-        return working.result() if working.done() else Response(status_code=499)
-    finally:
-        working.cancel()
-        gone.cancel()
-        await asyncio.wait({working, gone})
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    async with Watch(request.receive):
+        return await work
+    # nginx's word for it; it appears in the access log only.
+    return Response(status_code=499)
 
 
 async def _report_http(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -56,6 +56,7 @@ def command(settings: Settings) -> None:
             log_config=None,
             ws="none",
             access_log=False,
+            server_header=False,
             timeout_graceful_shutdown=settings.drain_s,
         )
         reloading = Reloading(settings, flags, access)

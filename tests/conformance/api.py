@@ -1,11 +1,12 @@
 """
 Our own OpenAPI against the running server, by schemathesis.
 
-    python tests/conformance/api.py [--examples N]
+    python tests/conformance/api.py [--examples N] [--out tests/bench/results]
 
 Schemathesis lives in an environment of its own, made on first use: it brings many packages.
 Every operation gets generated requests, sound and unsound ones; no answer may be a server error,
-and each must have a status, type and body that the document allows.
+and each must have a status, type and body that the document allows. Further options are
+schemathesis's own: ``--max-time 3600`` goes on for an hour.
 """
 
 import argparse
@@ -13,13 +14,15 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.e2e.program import serving, t2l  # noqa: E402 - found by the line above
+from tests.bench.report import publish  # noqa: E402 - found by the line above
+from tests.e2e.program import serving, t2l  # noqa: E402
 
 ENVIRONMENT = Path(tempfile.gettempdir(), "t2l-conformance-schemathesis")
 REQUIREMENT = "schemathesis>=4.32,<5"
@@ -39,8 +42,9 @@ def program() -> Path:
     return command
 
 
-def run(examples: int, *more: str) -> int:
+def run(examples: int, *more: str, out: Path | None = None) -> int:
     """Test a server of our own; the exit code."""
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
         cwd = Path(directory)
         made = t2l(
@@ -50,7 +54,8 @@ def run(examples: int, *more: str) -> int:
         key = json.loads(made.stdout)["key"]
         with serving("--engine", "echo", cwd=cwd, T2L_LOG_LEVEL="error") as server:
             server.wait_ready()
-            return subprocess.run(
+            report = cwd / "report.json"
+            code = subprocess.run(
                 [
                     program(), "run", f"{server.url}/openapi.json",
                     "--header", f"Authorization: Bearer {key}",
@@ -61,18 +66,34 @@ def run(examples: int, *more: str) -> int:
                     # The key that is in use would be revoked, and nothing be let in afterwards.
                     "--exclude-path-regex", "^/admin/keys/",
                     "--no-color",
+                    "--report-json-path", report,
                     *more,
                 ],
                 check=False,
             ).returncode  # fmt: skip
+            told = json.loads(report.read_text())
+    if out is not None:
+        cases = told["test_cases"]
+        metrics = {
+            "operations": told["operations"]["tested"],
+            "cases": cases["generated"],
+            "failed": cases["with_failures"] + cases["errored"],
+        }
+        publish(
+            "conformance", metrics, began=began, out=out,
+            module="tests.conformance.api",
+            schemathesis=told["schemathesis_version"], checks=CHECKS.split(","), more=list(more),
+        )  # fmt: skip
+    return code
 
 
 def main() -> None:
     """Run, and exit as schemathesis does."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=20, help="requests per operation and kind")
+    parser.add_argument("--out", type=Path, help="directory for the JSON document")
     arguments, more = parser.parse_known_args()
-    sys.exit(run(arguments.examples, *more))
+    sys.exit(run(arguments.examples, *more, out=arguments.out))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ async def test_slow_pieces_are_bridged():
     sent = [event async for event in events]
 
     assert sent.count(wire.KEEP_ALIVE) >= 4
-    assert sent[-1] == b"data: [DONE]\n\n"
+    assert sent[-1].endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize("ended", ["whole", "error", "left"])
@@ -159,6 +159,8 @@ async def test_outcome_is_reported_once(ended):
         yield Delta("a")
         if ended == "error":
             raise RuntimeError("broken")
+        if ended == "left":
+            await asyncio.sleep(60)
         yield Delta("b", "stop", USAGE)
 
     answer = Answer(Decision("base", "because"), pieces())
@@ -172,5 +174,5 @@ async def test_outcome_is_reported_once(ended):
 
     (outcome,) = seen
     expected = {"whole": ("stop", 7), "error": ("error", 1), "left": ("cancelled", 1)}
-    assert (outcome.end, outcome.usage.total_tokens) in (expected[ended], ("cancelled", 7))
+    assert (outcome.end, outcome.usage.total_tokens) == expected[ended]
     assert outcome.first_token_s <= outcome.duration_s

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from t2l_router.encoder import TaskEncoder
+    from t2l_router.example_features import ExampleReader
     from t2l_router.generator import AdapterGenerator
     from t2l_router.models import LocalModel
 
@@ -317,6 +318,34 @@ def load_writing(
     # The first forward is slow, and what can't work should fail now rather than in a request.
     generator.generate(encoder.embed(["warm up"]))
     return Writing(base, encoder, generator)
+
+
+def load_example_reader(
+    settings: Settings, writing: Writing, *, enter: Callable[[str], None] = _silent
+) -> "ExampleReader":
+    """
+    Load what reads examples for the hypernetwork.
+
+    Raises:
+        ConfigError: The hypernetwork reads descriptions alone.
+    """
+    import torch
+
+    from t2l_router import checkpoint
+    from t2l_router.example_features import ExampleReader, Standard
+    from t2l_router.models.load import load_base
+
+    path = checkpoint.example_features(settings.hypernet)
+    if path is None:
+        raise ConfigError(
+            f"the hypernetwork {settings.hypernet} reads no examples; give --hypernet one that "
+            "does (docs/training.md says how they are trained), or leave --examples out"
+        )
+    enter(f"loading {writing.base.name}")
+    device = torch_device(settings.device)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model, tokenizer = load_base(writing.base, dtype=dtype, device=device)
+    return ExampleReader(Standard.load(path), writing.encoder, model, tokenizer)
 
 
 def served_model(base: "LocalModel", configured: str, encoder: str) -> ServedModel:

@@ -172,6 +172,22 @@ class ExampleReader:
         ]
         return self.standard.apply(np.concatenate(blocks, 1))
 
+    def condition(self, description: str | None, pairs: Sequence[Pair]) -> Floats:
+        """
+        Give a hypernetwork's input for one task.
+
+        Args:
+            description: Of the task, if there is one.
+            pairs: Examples of the task.
+
+        Returns:
+            ``[1, D + F]`` float32, of unit L2 norm.
+        """
+        embedded_description = self.encoder.embed([description or "."])
+        if description is None:
+            embedded_description = np.zeros_like(embedded_description)
+        return compose(embedded_description, self.read([pairs]))
+
 
 def compose(descriptions: Floats, examples: Floats) -> Floats:
     """

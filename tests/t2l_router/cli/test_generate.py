@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from transformers import AutoConfig
+
+from t2l_router import checkpoint
+from t2l_router.cli.main import main
+from t2l_router.example_features import Standard
+from t2l_router.hypernet import Hypernet, HypernetConfig
+from t2l_router.lora import LoraSpec
+
+EXAMPLES = [{"input": "I loved it", "output": "good"}, {"input": "So dull", "output": "bad"}]
+
+
+def t2l(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(main, ["generate", *map(str, words)])
+    assert code == result.exit_code, result.output
+    return result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\n", "holds no example"),
+        ('{"input": "a", "output": "b"}\n{"input": "a"}', "line 2: not an example"),
+        ('{"input": "a", "output": 3}', "line 1"),
+        ("input,output", 'write one a line, as {"input"'),
+    ],
+)
+def test_bad_examples(tmp_path, text: str, says: str) -> None:
+    """A file that holds no examples is refused by its line, before anything is loaded."""
+    (tmp_path / "examples.jsonl").write_text(text)
+    said = t2l("--examples", tmp_path / "examples.jsonl", "-o", tmp_path / "adapter", code=2)
+
+    assert says in said
+
+
+def test_neither_description_nor_examples(tmp_path) -> None:
+    """With nothing to go by, the usage says what to give."""
+    assert "--examples FILE, or both" in t2l("-o", tmp_path / "adapter", code=2)
+
+
+@pytest.fixture(scope="module")
+def conditioned(tiny_base, minilm, tmp_path_factory):
+    """A hypernetwork for the tiny model that reads examples, with random weights."""
+    spec = LoraSpec.from_config(
+        AutoConfig.from_pretrained(tiny_base.path),
+        base_model=tiny_base.name,
+        base_fingerprint=tiny_base.fingerprint,
+        targets=["q_proj", "v_proj"],
+        rank=4,
+    )
+    torch.manual_seed(0)
+    hypernet = Hypernet(
+        HypernetConfig(
+            spec,
+            768,
+            "sentence-transformers/all-MiniLM-L6-v2",
+            minilm.fingerprint,
+            example_features="pairs",
+            example_dim=384,
+        )
+    )
+    for head in hypernet.heads.values():
+        torch.nn.init.normal_(head.weight, std=0.02)
+    folder = tmp_path_factory.mktemp("conditioned")
+    ones = np.ones(384, np.float32)
+    Standard(("pairs",), (384,), 0 * ones, ones).save(folder / "standard.safetensors")
+    checkpoint.save_pretrained(
+        hypernet, folder / "hypernet", card="", example_features=folder / "standard.safetensors"
+    )
+    return folder / "hypernet"
+
+
+@pytest.mark.real
+def test_examples_shape_the_adapter(conditioned, tiny_base, tmp_path) -> None:
+    """Examples alone, a description alone and both give three different adapters."""
+    file = tmp_path / "examples.jsonl"
+    file.write_text("".join(json.dumps(example) + "\n" for example in EXAMPLES))
+    options = ["--hypernet", conditioned, "--base-model", tiny_base.name, "--format", "json"]
+    said = [
+        t2l(*words, *options, "-o", tmp_path / str(number))
+        for number, words in enumerate(
+            (["Is it good?"], ["--examples", file], ["Is it good?", "--examples", file])
+        )
+    ]
+    ids = {json.loads(text[text.index("{") :])["id"] for text in said}
+
+    assert len(ids) == 3
+
+
+@pytest.mark.real
+def test_hypernetwork_without_examples(tmp_path) -> None:
+    """One that reads descriptions alone says so and names what to do."""
+    file = tmp_path / "examples.jsonl"
+    file.write_text(json.dumps(EXAMPLES[0]))
+
+    assert "reads no examples" in t2l("--examples", file, "-o", tmp_path / "adapter", code=2)

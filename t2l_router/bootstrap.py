@@ -338,8 +338,8 @@ def load_example_reader(
     path = checkpoint.example_features(settings.hypernet)
     if path is None:
         raise ConfigError(
-            f"the hypernetwork {settings.hypernet} reads no examples; give --hypernet one that "
-            "does (docs/training.md says how they are trained), or leave --examples out"
+            f"the hypernetwork {settings.hypernet} reads no examples; one that does "
+            "ships with t2l: --hypernet default-examples"
         )
     enter(f"loading {writing.base.name}")
     device = torch_device(settings.device)

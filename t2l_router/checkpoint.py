@@ -20,6 +20,11 @@ from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec, ModuleShape
 
 DEFAULT = "default"
+# What ships: for descriptions, and for a few examples beside them or instead.
+SHIPPED = {
+    DEFAULT: "smollm2-135m-instruct-l",
+    "default-examples": "smollm2-135m-instruct-l-examples",
+}
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
@@ -75,7 +80,8 @@ def from_pretrained(name: str | Path = DEFAULT, *, revision: str | None = None) 
     Load a hypernetwork in float32 and evaluation mode.
 
     Args:
-        name: A directory, a hub repository, or ``default`` for the one that ships with t2l.
+        name: A directory, a hub repository, or of `SHIPPED`: ``default``, or ``default-examples``,
+            which reads examples too.
         revision: Commit of the hub repository.
 
     Raises:
@@ -145,8 +151,8 @@ def check_base(config: HypernetConfig, base: LoraSpec) -> None:
 
 
 def _locate(name: str, revision: str | None) -> Path:
-    if name == DEFAULT:
-        return Path(str(files("t2l_router") / "checkpoints" / "smollm2-135m-instruct-l"))
+    if name in SHIPPED:
+        return Path(str(files("t2l_router") / "checkpoints" / SHIPPED[name]))
     if Path(name).is_dir():
         return Path(name)
     try:

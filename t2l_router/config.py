@@ -65,7 +65,9 @@ class Settings(BaseSettings):
         None, description="Embeds task descriptions; by default the one the hypernetwork names."
     )
     hypernet: str = Field(
-        "default", description="Writes adapters: `default`, or a checkpoint directory."
+        "default",
+        description="Writes adapters: `default`, `default-examples` (reads examples, too), "
+        "or a checkpoint directory.",
     )
     data_dir: Directory = Field(
         default_factory=lambda: user_data_path("t2l"), description="Holds the adapter library."

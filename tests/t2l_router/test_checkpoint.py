@@ -7,6 +7,7 @@ import torch
 
 from t2l_router import checkpoint
 from t2l_router.errors import CheckpointMismatch, GenerationFailed, ModelCorrupt, ModelUnavailable
+from t2l_router.example_features import Standard
 from t2l_router.generator import AdapterGenerator
 from t2l_router.hypernet import Hypernet
 from tests.specs import config, spec
@@ -117,3 +118,18 @@ def test_shipped_checkpoint_loads() -> None:
     folder = checkpoint._locate(checkpoint.DEFAULT, None)
     assert (folder / "model.safetensors").stat().st_size < 20e6
     assert "Limits" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", checkpoint.SHIPPED)
+def test_what_ships_fits_together(name: str) -> None:
+    """Every checkpoint that ships loads, and has how examples are read exactly if it reads any."""
+    config = checkpoint.from_pretrained(name).config
+    path = checkpoint.example_features(name)
+
+    assert (path is None) == (config.example_dim == 0)
+    if path is not None:
+        standard = Standard.load(path)
+        assert (config.example_features, config.example_dim) == (
+            ",".join(standard.kinds),
+            standard.width,
+        )

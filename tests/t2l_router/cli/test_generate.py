@@ -93,6 +93,21 @@ def test_examples_shape_the_adapter(conditioned, tiny_base, tmp_path) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
+def test_the_one_that_ships(tmp_path) -> None:
+    """With the checkpoint that ships, the answers in the examples decide the adapter."""
+    ids = set()
+    for number, output in enumerate(["good", "gut"]):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text(json.dumps({"input": "I loved it", "output": output}))
+        options = ["--hypernet", "default-examples", "--format", "json", "--examples", file]
+        text = t2l("Is it good?", *options, "-o", tmp_path / str(number))
+        ids.add(json.loads(text[text.index("{") :])["id"])
+
+    assert len(ids) == 2
+
+
+@pytest.mark.real
 def test_hypernetwork_without_examples(tmp_path) -> None:
     """One that reads descriptions alone says so and names what to do."""
     file = tmp_path / "examples.jsonl"

@@ -79,10 +79,11 @@ class Behind:
             pass
 
     async def settle(self, *, within_s: float) -> None:
-        """Wait until everything is written, but not too long; it is tried further on."""
-        flushing = asyncio.create_task(self.flush())
-        flushing.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait([flushing], timeout=within_s)
+        """Wait until what was noted so far is written, but not too long; it is tried further on."""
+        # One write: it takes what all others have noted meanwhile, who then find nothing to do.
+        writing = asyncio.create_task(self._write())
+        writing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait([writing], timeout=within_s)
 
     async def _write(self) -> bool:
         """Write some rows; whether there were any, once those under way are written."""

@@ -21,7 +21,8 @@ from typing import Any, Self
 
 import httpx
 
-from adapters_store.errors import StoreError
+from adapters_store import AdapterStore
+from adapters_store.errors import AdapterCorrupt, AdapterNotFound
 from t2l_router.config import Settings
 from tests.bench.report import publish, spread
 from tests.scale.adapters import Writer, descriptions
@@ -161,12 +162,14 @@ def measure(
 
 def lost(fleet: Fleet, named: set[str]) -> set[str]:
     """Those of some adapters that the library has not, or not unharmed."""
+    # Our own connection to the database broke with the others: open the library anew.
     missing = set()
-    for adapter_id in named:
-        try:
-            fleet.store.files(adapter_id, tenant=TENANT)
-        except StoreError:
-            missing.add(adapter_id)
+    with AdapterStore.open(fleet.config) as store:
+        for adapter_id in named:
+            try:
+                store.files(adapter_id, tenant=TENANT)
+            except (AdapterNotFound, AdapterCorrupt):
+                missing.add(adapter_id)
     return missing
 
 

@@ -41,7 +41,8 @@ class Fleet:
         vllm: Two servers; the first gets adapters from the object store, the second from routers.
         routers: Two.
         nginx: In front of the routers.
-        store: The library that they share.
+        config: Of the library that they share.
+        store: That library, opened here.
         postgres: Holds it.
         objects: The object store's filesystem.
         key: Of a tenant that chats.
@@ -50,6 +51,7 @@ class Fleet:
     vllm: list[Server]
     routers: list[Server]
     nginx: Server
+    config: StoreConfig
     store: AdapterStore
     postgres: Any
     objects: Any
@@ -163,7 +165,7 @@ def running(cwd: Path, base: LocalModel, *, ready_within_s: float = 900) -> Iter
             server.start()
         for server in servers:
             server.wait_ready(ready_within_s)
-        yield Fleet([first, second], routers, nginx, store, postgres, objects, key)
+        yield Fleet([first, second], routers, nginx, config, store, postgres, objects, key)
 
 
 @contextmanager

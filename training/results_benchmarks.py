@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.compare import interval, ratio
 from training.markdown import ends, head, row
@@ -55,23 +56,33 @@ def benchmarks(documents: Mapping[str, Document]) -> list[str]:
 
 
 def _table(group: Mapping[str, Document]) -> list[str]:
-    rows = _rows(group.values())
-    tasks = sorted({task for scores in rows.values() for task in scores})
-    oracle = rows.get("oracle", {})
-    lines = head("system", *(task.removeprefix(_PREFIX) for task in tasks), "mean (95 %)", "share")
-    for name, scores in rows.items():
-        values = np.array(list(scores.values()))
-        share = ""
-        if oracle and name != "oracle":
-            common = [task for task in oracle if task in scores]
-            mine, theirs = (np.array([s[task] for task in common]) for s in (scores, oracle))
-            share = ratio(mine, theirs)
+    own, rouge_l = _rows(group.values(), "score"), _rows(group.values(), "rouge_l")
+    tasks = sorted({task for scores in own.values() for task in scores})
+    names = (task.removeprefix(_PREFIX) for task in tasks)
+    lines = head("system", *names, "mean (95 %)", "share", "ROUGE-L", "share")
+    for name, scores in own.items():
         cells = [f"{scores[task]:.1f}" if task in scores else "-" for task in tasks]
-        lines.append(row([name, *cells, f"{values.mean():.1f} ({ends(*interval(values))})", share]))
+        mean = f"{_values(scores).mean():.1f} ({ends(*interval(_values(scores)))})"
+        general = f"{_values(rouge_l[name]).mean():.1f}"
+        shares = (_share(name, own), _share(name, rouge_l))
+        lines.append(row([name, *cells, mean, shares[0], general, shares[1]]))
     return lines
 
 
-def _rows(documents: Iterable[Document]) -> dict[str, dict[str, float]]:
+def _values(scores: Mapping[str, float]) -> NDArray[np.float64]:
+    return np.array(list(scores.values()))
+
+
+def _share(name: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """A system's mean in per cent of the oracle's, on the benchmarks that have an oracle."""
+    if name == "oracle" or "oracle" not in rows:
+        return ""
+    common = [task for task in rows["oracle"] if task in rows[name]]
+    mine, theirs = (np.array([rows[which][task] for task in common]) for which in (name, "oracle"))
+    return ratio(mine, theirs)
+
+
+def _rows(documents: Iterable[Document], metric: str) -> dict[str, dict[str, float]]:
     """Row's name -> benchmark -> score; what several evaluations scored stands in one row."""
     rows: dict[str, dict[str, float]] = {}
     for document in documents:
@@ -79,6 +90,6 @@ def _rows(documents: Iterable[Document]) -> dict[str, dict[str, float]]:
         for system, scores in document["metrics"].items():
             # Only the hypernetwork's own systems depend on what the label names.
             name = f"{system}, {label}" if label and system.startswith("t2l") else system
-            found = {task: one["score"] for task, one in scores["per_task"].items()}
+            found = {task: one[metric] for task, one in scores["per_task"].items()}
             rows.setdefault(name, found)
     return rows

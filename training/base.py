@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from t2l_router.engines.slots import adapt
 from t2l_router.errors import ConfigError
 from t2l_router.hypernet import LoraPair
 from t2l_router.lora import LoraSpec
+
+# 2 GiB in float32: a step's answers for most models, a part of them for Gemma's 262,144 tokens.
+MOST_LOGITS = 1 << 29
 
 
 def find_model(name: str) -> Path:
@@ -82,6 +86,56 @@ class AdaptedBase(nn.Module):
         Returns:
             ``[K, vocabulary]`` float32.
         """
+        return self._logits(self._hidden(pairs, input_ids, position_ids, label_at))
+
+    def losses(
+        self,
+        pairs: Mapping[str, LoraPair],
+        input_ids: Tensor,
+        position_ids: Tensor,
+        label_at: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        """
+        Give the cross-entropy at some positions, never holding more than `MOST_LOGITS` logits.
+
+        Args:
+            pairs: As `forward` takes them.
+            input_ids: Likewise.
+            position_ids: Likewise.
+            label_at: Likewise.
+            labels: ``[K]`` int64, the right tokens.
+
+        Returns:
+            ``[K]`` float32.
+        """
+        hidden = self._hidden(pairs, input_ids, position_ids, label_at)
+        at_once = max(1, MOST_LOGITS // self.model.config.vocab_size)
+        if len(hidden) <= at_once:
+            return self._cross_entropy(hidden, labels)
+        # The backward pass computes a part's logits again instead of keeping them all.
+        return torch.cat(
+            [
+                checkpoint(self._cross_entropy, *part, use_reentrant=False)
+                for part in zip(hidden.split(at_once), labels.split(at_once), strict=True)
+            ]
+        )
+
+    def _cross_entropy(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self._logits(hidden), labels, reduction="none")
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
+
+    def _hidden(
+        self,
+        pairs: Mapping[str, LoraPair],
+        input_ids: Tensor,
+        position_ids: Tensor,
+        label_at: Tensor,
+    ) -> Tensor:
+        """The last layer's states at some positions, ``[K, d_model]``."""
         dtype = self.model.dtype
         for module in self.spec.modules:
             lora_a = pairs[module.name].lora_A.to(dtype)
@@ -93,5 +147,5 @@ class AdaptedBase(nn.Module):
         hidden = decoder(
             input_ids=input_ids, position_ids=position_ids, use_cache=False
         ).last_hidden_state
-        logits = self.model.get_output_embeddings()(hidden.flatten(0, 1)[label_at]).float()
-        return self._softcap * torch.tanh(logits / self._softcap) if self._softcap else logits
+        chosen: Tensor = hidden.flatten(0, 1)[label_at]
+        return chosen

@@ -133,11 +133,14 @@ class Trainer:
 
     def _loss(self, batch: Batch, embeddings: Tensor) -> Tensor:
         pairs = self.source(embeddings)
-        logits = self.base(pairs, batch.input_ids, batch.position_ids, batch.label_at)
-        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        inputs = (batch.input_ids, batch.position_ids, batch.label_at)
         if self.recipe.distil and self.source.training:
+            logits = self.base(pairs, *inputs)
+            losses = F.cross_entropy(logits, batch.labels, reduction="none")
             divergences = in_context_divergence(self.base, pairs, batch, logits)
             losses = torch.lerp(losses, divergences, self.recipe.distil)
+        else:
+            losses = self.base.losses(pairs, *inputs, batch.labels)
         return (losses * batch.weights).sum()
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from t2l_router.engines.slots import SlotBank
 from t2l_router.errors import ConfigError
 from t2l_router.lora import LoraWeights
 from tests.training.packs import WordEncoder, new_trainer
+from training import base
 from training.base import load_frozen
 from training.baselines import SharedAdapter
 from training.corpus import load_tasks
@@ -203,3 +204,26 @@ def test_training_learns_to_read_the_description(tiny_base, pack) -> None:
 def test_recipe_is_recorded(tiny_base, pack) -> None:
     """Every number of the recipe can be read back from a trainer."""
     assert dataclasses.asdict(new_trainer(tiny_base, pack).recipe)["steps"] == 12
+
+
+@pytest.mark.parametrize("fixture", ["tiny_base", "tiny_gemma"])
+def test_losses_in_parts_are_the_same(fixture, pack, request, monkeypatch) -> None:
+    """A wide vocabulary's logits are made part by part: the same loss and the same gradients."""
+    trainer = new_trainer(request.getfixturevalue(fixture), pack, dropout=0.0)
+    vocabulary = trainer.base.model.config.vocab_size
+    batch = trainer._sampler.batch(0)
+    batch = dataclasses.replace(
+        batch, input_ids=batch.input_ids % vocabulary, labels=batch.labels % vocabulary
+    )
+    trainer.source.eval()
+    found = []
+    for most in (base.MOST_LOGITS, 7 * vocabulary):
+        monkeypatch.setattr(base, "MOST_LOGITS", most)
+        trainer.source.zero_grad()
+        loss = trainer._loss(batch, batch.embeddings)
+        loss.backward()
+        gradients = [p.grad.clone() for p in trainer.source.parameters() if p.grad is not None]
+        found.append((loss.detach(), gradients))
+
+    assert len(batch.labels) > 7
+    torch.testing.assert_close(found[0], found[1])

@@ -75,32 +75,27 @@ class Standard:
         sizes: The width of each.
         mean: ``[F]`` of the raw features of the training tasks.
         std: ``[F]`` likewise.
-        projection: ``[F, W]``, or None to keep all.
     """
 
     kinds: tuple[str, ...]
     sizes: tuple[int, ...]
     mean: Floats
     std: Floats
-    projection: Floats | None = None
 
     @property
     def width(self) -> int:
         """Width of the vector."""
-        return len(self.mean) if self.projection is None else self.projection.shape[1]
+        return len(self.mean)
 
     def apply(self, raw: Floats) -> Floats:
         """Give ``[N, width]`` rows of unit L2 norm for ``[N, F]`` raw features."""
         scaled = np.clip((raw - self.mean) / self.std, -_CLIP, _CLIP)
-        if self.projection is not None:
-            return unit(scaled @ self.projection)
         edges = np.cumsum(self.sizes)[:-1]
         return unit(np.concatenate([unit(part) for part in np.split(scaled, edges, 1)], 1))
 
     def tensors(self) -> dict[str, Floats]:
         """Give what `load` reads, by name."""
-        tensors = {"mean": self.mean, "std": self.std}
-        return tensors if self.projection is None else {**tensors, "projection": self.projection}
+        return {"mean": self.mean, "std": self.std}
 
     def facts(self) -> dict[str, str]:
         """Give the metadata that `load` reads."""
@@ -120,13 +115,12 @@ class Standard:
         """
         try:
             with safe_open(path, "np") as file:
-                names, facts = set(file.keys()), file.metadata()
+                facts = file.metadata()
                 return cls(
                     tuple(facts["kinds"].split(",")),
                     tuple(int(size) for size in facts["sizes"].split(",")),
                     file.get_tensor("mean"),
                     file.get_tensor("std"),
-                    file.get_tensor("projection") if "projection" in names else None,
                 )
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise ModelCorrupt(f"{path}: {error!r}; get the checkpoint anew") from None

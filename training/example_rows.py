@@ -36,7 +36,7 @@ from training.base import find_model, load_frozen
 from training.corpus import Example, Task, load_tasks
 from training.embeddings import load_encoder
 
-_SHRINK = 0.1  # of the within-task covariance towards a sphere
+_STD_LEAST = 1e-4  # the input's state before every answer is the same
 _COUNTS, _SHARES = (1, 2, 3, 4), (0.15, 0.2, 0.5, 0.15)
 
 
@@ -107,42 +107,17 @@ def _pair(example: Example) -> Pair:
     return example.text, example.outputs[0]
 
 
-def standardise(
-    raw: Floats, kinds: tuple[str, ...], sizes: tuple[int, ...], width: int
-) -> Standard:
+def standardise(raw: Floats, kinds: tuple[str, ...], sizes: tuple[int, ...]) -> Standard:
     """
-    Fit mean and spread, and perhaps a projection, to raw features ``[T, K, F]``.
+    Fit mean and spread to raw features.
 
     Args:
-        raw: K draws of T tasks.
+        raw: ``[T, K, F]``, K draws of T tasks.
         kinds: As in `Standard`.
         sizes: As in `Standard`.
-        width: Of the projection onto the directions in which tasks differ most for how much
-            draws of one task differ (linear discriminants); 0 for none.
     """
     flat = raw.reshape(-1, raw.shape[-1])
-    mean, std = flat.mean(0), flat.std(0) + 1e-4
-    plain = Standard(kinds, sizes, mean, std)
-    if not width:
-        return plain
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    scaled = torch.from_numpy(np.clip((raw - mean) / std, -5, 5)).to(device)
-    n_tasks, n_draws, n = scaled.shape
-    centres = scaled.mean(1)
-    inner = (scaled - centres[:, None]).reshape(-1, n)
-    within = inner.T @ inner / (n_tasks * (n_draws - 1))
-    centres = centres - centres.mean(0)
-    between = centres.T @ centres / (n_tasks - 1) - within / n_draws
-    within += _SHRINK * within.trace() / n * torch.eye(n, device=device)
-    root = torch.linalg.cholesky(within.double())
-    half = torch.linalg.solve_triangular(root, between.double(), upper=False)
-    symmetric = torch.linalg.solve_triangular(root, half.T, upper=False)
-    values, vectors = torch.linalg.eigh((symmetric + symmetric.T) / 2)
-    values, vectors = values[-width:].clamp(min=0), vectors[:, -width:]
-    directions = torch.linalg.solve_triangular(root.T, vectors, upper=True)
-    # Unit variance in all, then less weight for those in which draws differ as tasks do.
-    directions *= values.sqrt() / (1 + values)
-    return Standard(kinds, sizes, mean, std, directions.float().cpu().numpy())
+    return Standard(kinds, sizes, flat.mean(0), flat.std(0) + _STD_LEAST)
 
 
 def read(
@@ -174,7 +149,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--splits", default="train,train_aux")
     parser.add_argument("--features", default="hidden", help="of: " + ", ".join(KINDS))
-    parser.add_argument("--width", type=int, default=0, help="project to so many discriminants")
     parser.add_argument("--draws", type=int, default=64, help="sets of examples a task")
     parser.add_argument("--base", default="smollm2-135m-instruct")
     parser.add_argument("--encoder", default="all-minilm-l6-v2")
@@ -192,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     blocks = [read(kind, sets, base=find_model(args.base), **options) for kind in kinds]
     raw = np.concatenate(blocks, 1).reshape(len(tasks), args.draws, -1)
     sizes = tuple(block.shape[1] for block in blocks)
-    standard = standardise(raw, kinds, sizes, args.width)
+    standard = standardise(raw, kinds, sizes)
     rows = np.stack([standard.apply(group).astype(np.float16) for group in raw])
     ExampleRows([task.name for task in tasks], rows, standard).save(args.out)
     print(f"{args.out}: {len(tasks)} tasks x {args.draws} draws, width {standard.width}")

@@ -14,7 +14,7 @@ from training.conditioning import ConditionedTrainer
 from training.conditions import Inputs, conditions
 from training.corpus import load_tasks
 from training.distillation import in_context_divergence
-from training.example_rows import ExampleRows, draw, standardise
+from training.example_rows import ExampleRows, draw
 from training.sampling import sample
 from training.systems import SYSTEMS
 
@@ -115,18 +115,6 @@ def test_draws_are_training_examples(corpus) -> None:
     assert sets != draw(task, 40, 1)
 
 
-def test_discriminants_find_what_tasks_differ_in() -> None:
-    """The projection keeps the directions that tell tasks apart and drops loud noise."""
-    rng = np.random.default_rng(0)
-    raw = rng.normal(size=(40, 8, 12))
-    raw[:, :, 3] = rng.normal(size=(40, 1)) * 5 + 0.3 * raw[:, :, 3]
-    standard = standardise(raw.astype(np.float32), ("pairs",), (12,), 1)
-    weights = np.abs(standard.projection[:, 0])
-
-    assert weights.argmax() == 3
-    assert weights[3] > 5 * np.delete(weights, 3).max()
-
-
 def test_command_writes_what_training_reads(corpus, tiny_base, tmp_path, monkeypatch) -> None:
     """Rows of every task and draw come back from the file, of unit norm."""
     monkeypatch.setattr(example_rows, "load_encoder", lambda _: WordEncoder())
@@ -137,7 +125,6 @@ def test_command_writes_what_training_reads(corpus, tiny_base, tmp_path, monkeyp
         "--features": "hidden,outputs",
         "--base": tiny_base.path,
         "--draws": 4,
-        "--width": 3,
         "--device": "cpu",
         "--out": out,
     }
@@ -145,7 +132,8 @@ def test_command_writes_what_training_reads(corpus, tiny_base, tmp_path, monkeyp
     rows = ExampleRows.load(out)
 
     assert rows.tasks == ["shout", "first", "last", "secret"]
-    assert rows.rows.shape == (4, 4, 3)
+    assert rows.rows.shape == (4, 4, rows.standard.width)
+    assert rows.standard.sizes[1] == 24
     np.testing.assert_allclose(np.linalg.norm(rows.rows.astype(np.float32), axis=-1), 1, atol=5e-3)
 
 

@@ -83,14 +83,21 @@ def draw_scaling(
     """
     figure = Figure(figsize=(5, 3.4))
     axis = figure.subplots()
-    for split, rows in sorted(points.items()):
+    for i, (split, rows) in enumerate(sorted(points.items())):
         numbers, scores, low, high = map(np.array, zip(*sorted(rows), strict=True))
         axis.errorbar(
-            numbers, scores, [scores - low, high - scores], label=split, marker="o", capsize=3
+            numbers * 1.03**i,  # beside each other, so that no interval hides another
+            scores,
+            [scores - low, high - scores],
+            label=split,
+            marker="o",
+            capsize=3,
         )
     axis.set_xscale("log", base=2)
+    measured = sorted({number for rows in points.values() for number, *_ in rows})
+    axis.set_xticks(measured, [str(number) for number in measured])
     axis.set_xlabel(name)
     axis.set_ylabel("ROUGE-L")
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, loc="lower center", frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})

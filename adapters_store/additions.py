@@ -1,5 +1,6 @@
 """Rows that enter the library: adapters, descriptions, embeddings."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -24,7 +25,12 @@ from adapters_store.schema import adapters, descriptions, embeddings, library, p
 
 @dataclass(frozen=True, slots=True)
 class NewAdapter:
-    """What `insert_adapter` writes, all of it checked."""
+    """
+    What `insert_adapter` writes, all of it checked.
+
+    Args:
+        doubts: What speaks against a generated adapter, by name; None if nothing does.
+    """
 
     id: AdapterId
     tenant: str
@@ -33,6 +39,7 @@ class NewAdapter:
     size_bytes: int
     delta_norm: float
     lineage: Lineage
+    doubts: Mapping[str, float | int] | None = None
 
 
 def insert_adapter(change: Change, new: NewAdapter) -> catalog.AdapterRow:
@@ -80,7 +87,10 @@ def insert_adapter(change: Change, new: NewAdapter) -> catalog.AdapterRow:
 
 
 def _judge(change: Change, new: NewAdapter, pk: int) -> None:
-    """Put a generated adapter that is unlike its hypernetwork's others into quarantine."""
+    """Quarantine a generated adapter that is in doubt, or unlike its hypernetwork's others."""
+    if new.doubts is not None:
+        _quarantine(change, new, pk, new.doubts)
+        return
     others = change.connection.execute(
         select(adapters.c.delta_norm)
         .where(
@@ -93,12 +103,17 @@ def _judge(change: Change, new: NewAdapter, pk: int) -> None:
         .limit(gate.POPULATION)
     )
     verdict = gate.judge(new.delta_norm, list(others.scalars()))
-    if verdict is None:
-        return
+    if verdict is not None:
+        _quarantine(change, new, pk, verdict.evidence())
+
+
+def _quarantine(
+    change: Change, new: NewAdapter, pk: int, evidence: Mapping[str, float | int]
+) -> None:
     change.connection.execute(
         adapters.update().where(adapters.c.pk == pk).values(state="quarantined")
     )
-    change.log(new.tenant, "quarantine", new.id, **verdict.evidence())
+    change.log(new.tenant, "quarantine", new.id, **evidence)
 
 
 def insert_task(change: Change, row: catalog.AdapterRow, task: Task) -> int:

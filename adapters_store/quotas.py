@@ -11,6 +11,8 @@ from adapters_store.ledger import Ledger
 from adapters_store.names import check_name
 from adapters_store.schema import adapters, audit_log, quotas
 
+_DROPPED = "generate.dropped"
+
 
 @dataclass(frozen=True, slots=True)
 class Quota:
@@ -20,7 +22,7 @@ class Quota:
     Args:
         max_bytes: Bytes of all its adapters that are not deleted.
         max_adapters: Number of them.
-        max_generations_per_hour: New generated adapters in any 60 minutes.
+        max_generations_per_hour: Adapters written in any 60 minutes, those not kept included.
     """
 
     max_bytes: int | None = None
@@ -104,6 +106,11 @@ class Quotas:
             )
             return True
 
+    def count_generation(self, tenant: str, why: str) -> None:
+        """Count an adapter that was written and is not kept."""
+        with self._ledger.change() as change:
+            change.log(tenant, _DROPPED, tenant, why=why)
+
     def usage(self, tenant: str) -> Usage:
         """What a tenant has now."""
         with self._ledger.read() as connection:
@@ -161,11 +168,12 @@ def _usage(connection: Connection, tenant: str, now: datetime) -> Usage:
             func.count().label("n"), func.coalesce(func.sum(adapters.c.size_bytes), 0).label("b")
         ).where(adapters.c.tenant == tenant, adapters.c.state != "deleted")
     ).one()
-    # Counted in the audit log: removing an adapter doesn't give a generation back.
+    # Counted in the audit log: neither removing an adapter nor finding that a held one does the
+    # same gives a generation back.
     generations = connection.execute(
         select(func.count()).where(
             audit_log.c.tenant == tenant,
-            audit_log.c.action == "add.generated",
+            audit_log.c.action.in_(("add.generated", _DROPPED)),
             audit_log.c.at > now - timedelta(hours=1),
         )
     ).scalar_one()

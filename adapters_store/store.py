@@ -155,6 +155,7 @@ class AdapterStore:
         task: Task | None = None,
         lineage: Lineage = Lineage(),  # noqa: B008 - frozen
         expected_shapes: Mapping[str, tuple[int, int]] | None = None,
+        doubts: Mapping[str, float | int] | None = None,
     ) -> AdapterRecord:
         """
         Add an adapter; adding it again returns it and at most adds the description.
@@ -167,6 +168,8 @@ class AdapterStore:
             lineage: How it came to be.
             expected_shapes: Module path -> (d_in, d_out) of the base model, to refuse adapters
                 of another one.
+            doubts: What speaks against a generated adapter: it enters quarantine with that in the
+                audit log.
 
         Returns:
             The adapter as it is in the library now.
@@ -189,6 +192,7 @@ class AdapterStore:
             size_bytes=files.size_bytes,
             delta_norm=delta_norm(files),
             lineage=lineage,
+            doubts=doubts,
         )
         blobs = self.ledger.blobs
         blobs.put(new.id, base, files)

@@ -14,11 +14,13 @@ from t2l_router.behind import Behind
 from t2l_router.calls import Calls
 from t2l_router.choice import Chooser
 from t2l_router.config import Settings
-from t2l_router.engines.base import Engine
+from t2l_router.engines.base import Engine, MeasuresLoss
 from t2l_router.errors import CheckpointMismatch, ConfigError
 from t2l_router.inference import Inference
+from t2l_router.inspection import LossInspector
 from t2l_router.library import Identity, Library
-from t2l_router.matching import Encoder, Generator, Limits, Matcher
+from t2l_router.maker import Encoder, Generator, Maker
+from t2l_router.matching import Limits, Matcher
 from t2l_router.router import Options, Router, ServedModel
 from t2l_router.sessions import Sessions
 
@@ -87,12 +89,11 @@ def assemble(
     shared = is_shared(settings)
     sessions = Sessions(calls, behind, idle=idle, fresh_s=0.0 if shared else 5.0)
     matcher = Matcher(
-        encoder=encoder,
-        generator=generator,
-        tensors=making.tensors,
+        maker=Maker(encoder=encoder, generator=generator, tensors=making.tensors),
         library=library,
         adapters=adapters,
         limits=Limits(settings.generation_timeout_s, settings.max_generating),
+        inspector=_inspector(engine, settings),
     )
     return Router(
         engine,
@@ -119,6 +120,13 @@ def assemble(
 def is_shared(settings: Settings) -> bool:
     """Whether other routers are to be expected: who names a database means to share it."""
     return settings.library_database is not None
+
+
+def _inspector(engine: Engine, settings: Settings) -> LossInspector | None:
+    """What looks at new adapters, where the engine can measure them."""
+    if not isinstance(engine, MeasuresLoss):
+        return None
+    return LossInspector(engine, max_rise=settings.max_loss_rise)
 
 
 def build_inference(settings: Settings, encoder: "TaskEncoder") -> "Inference | None":

@@ -22,7 +22,8 @@ from t2l_router.errors import (
     UnknownModel,
 )
 from t2l_router.inference import Heard, Inference, hear
-from t2l_router.matching import Matcher, timed
+from t2l_router.maker import timed
+from t2l_router.matching import Matcher
 from t2l_router.reading import read
 from t2l_router.sessions import Conversation, Held, Sessions
 from t2l_router.topics import Topic

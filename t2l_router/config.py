@@ -170,6 +170,11 @@ class Settings(BaseSettings):
     generations_per_hour: int = Field(
         1_000, ge=0, description="New adapters an hour for a tenant without a quota of its own."
     )
+    max_loss_rise: float = Field(
+        1.0,
+        ge=0,
+        description="Nats a token that an adapter may lose on plain text before it is quarantined.",
+    )
     adapter_memory_mib: int = Field(256, ge=1, description="Memory for adapters in use.")
     session_idle_s: int = Field(
         86_400, ge=1, description="After this time without a turn a conversation has ended."

@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -152,11 +153,16 @@ class Library:
         """
         return await self.calls.run(lambda store: self._claim(store, text, tenant))
 
-    async def release(self, claim: Claim) -> None:
-        """Let others write it."""
-        await self.calls.run(
-            lambda store: store.leases.release(claim.lease, self._holder), behind=True
-        )
+    async def release(self, claim: Claim, *, tenant: str) -> None:
+        """Let others write it; the attempt counts as a generation."""
+
+        def drop(store: AdapterStore) -> None:
+            try:
+                store.quotas.count_generation(tenant, "not kept")
+            finally:
+                store.leases.release(claim.lease, self._holder)
+
+        await self.calls.run(drop, behind=True)
 
     async def state_of(self, adapter_id: AdapterId, *, tenant: str) -> str | None:
         """The state of the tenant's adapter of this id, if there is one that is not deleted."""
@@ -170,9 +176,15 @@ class Library:
         return await self.calls.run(state)
 
     async def keep(
-        self, files: AdapterFiles, task: Task, *, tenant: str, claim: Claim | None
+        self,
+        files: AdapterFiles,
+        task: Task,
+        *,
+        tenant: str,
+        claim: Claim | None,
+        doubts: Mapping[str, float | int] | None = None,
     ) -> AdapterRecord:
-        """Store a new adapter, then let go of the claim."""
+        """Store a new adapter, in quarantine if there are doubts, then let go of the claim."""
 
         def add(store: AdapterStore) -> AdapterRecord:
             try:
@@ -182,6 +194,7 @@ class Library:
                     base=self.identity.base,
                     task=task,
                     lineage=Lineage(hypernet_id=self.identity.hypernet_id),
+                    doubts=doubts,
                 )
             finally:
                 if claim is not None:
@@ -197,6 +210,8 @@ class Library:
         def add(store: AdapterStore) -> None:
             try:
                 store.add_description(adapter_id, task, tenant=tenant)
+                if claim is not None:
+                    store.quotas.count_generation(tenant, "a held adapter does the same")
             finally:
                 if claim is not None:
                     store.leases.release(claim.lease, self._holder)

@@ -2,12 +2,9 @@
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,46 +12,26 @@ from numpy.typing import NDArray
 from adapters_store import Hit, Task
 from adapters_store.names import text_hash
 from t2l_router import policy
-from t2l_router.adapters import Adapters, Tensors
+from t2l_router.adapters import Adapters
 from t2l_router.describe import TaskDescription
 from t2l_router.engines.base import AdapterRef, Weights
 from t2l_router.errors import AdapterError, GenerationFailed, LibraryUnavailable
 from t2l_router.flights import Flights
 from t2l_router.library import Claim, Library, is_own
+from t2l_router.maker import Maker, timed
 from t2l_router.writes import Writes
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
-
-_EMBED_AT_ONCE = 32
 _ASK_AGAIN_S = 0.03  # while another router writes the same adapter
 _HELD = "an adapter for this description is held"
 
 
-class Encoder(Protocol):
-    """Turns task descriptions into task embeddings."""
+class Inspector(Protocol):
+    """Looks at a new adapter before anyone reuses it."""
 
-    @property
-    def fingerprint(self) -> str:
-        """Its identity; embeddings of different ones can't be compared."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts as ``[N, D]`` float32 of unit L2 norm."""
-
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        """Tokens that `embed` reads of them."""
-
-
-class Generator(Protocol):
-    """Turns task embeddings into adapters."""
-
-    @property
-    def hypernet_id(self) -> str:
-        """The hypernetwork's identity."""
-
-    def generate(self, embeddings: NDArray[np.float32]) -> Sequence[Weights]:
-        """Write one adapter per row of ``[N, D]``."""
+    async def doubts(self, adapter: AdapterRef) -> Mapping[str, float | int] | None:
+        """Say what speaks against it, by name; None if nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,44 +102,30 @@ class Matcher:
     Finds or makes the adapter of a task.
 
     Args:
-        encoder: Embeds descriptions.
-        generator: Writes adapters.
-        tensors: Packs and compares them.
+        maker: Writes adapters.
         library: Finds and keeps them.
         adapters: Holds those in use.
         limits: Bounds on generation.
+        inspector: Looks at new adapters before others reuse them; None lets them in.
     """
 
     def __init__(
         self,
         *,
-        encoder: Encoder,
-        generator: Generator,
-        tensors: Tensors,
+        maker: Maker,
         library: Library,
         adapters: Adapters,
         limits: Limits,
+        inspector: Inspector | None = None,
     ) -> None:
-        self._encoder = encoder
-        self._generator = generator
-        self._tensors = tensors
+        self.maker = maker
         self._library = library
         self._adapters = adapters
         self._limits = limits
-        # One thread, because generations side by side would only make each of them slower.
-        self._thread = ThreadPoolExecutor(1, "t2l-generate")
+        self._inspector = inspector
         self._flights: Flights[tuple[str, str], Found] = Flights(limits.max_generating)
         self._writes = Writes()
         self._fresh: dict[tuple[str, str], Found] = {}  # until the library has them
-
-    async def embed_all(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
-        """Embed texts, a few at a time so that generations get their turn; and their tokens."""
-        rows, n_tokens = [], 0
-        for start in range(0, len(texts), _EMBED_AT_ONCE):
-            some = texts[start : start + _EMBED_AT_ONCE]
-            rows.append(await self._in_thread(self._encoder.embed, some))
-            n_tokens += await self._in_thread(self._encoder.count_tokens, some)
-        return np.concatenate(rows), n_tokens
 
     async def find(self, task: TaskDescription, *, tenant: str) -> Found:
         """
@@ -192,12 +155,6 @@ class Matcher:
         _, distance = await self._compared(query, query.decision, {})
         return Preview(policy.settle(query.decision, distance), distance)
 
-    async def embed(self, text: str) -> NDArray[np.float32]:
-        """A text's embedding ``[D]``."""
-        embeddings = await self._in_thread(self._embed, text)
-        first: NDArray[np.float32] = embeddings[0]
-        return first
-
     async def settle(self) -> None:
         """Wait until the library has everything."""
         await self._writes.settle()
@@ -206,7 +163,7 @@ class Matcher:
         """Stop generating, after what was begun has been stored."""
         await self._flights.close()
         await self.settle()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self.maker.close()
 
     async def _find(self, task: TaskDescription, tenant: str) -> Found:
         timing_ms: dict[str, float] = {}
@@ -232,7 +189,7 @@ class Matcher:
             )
             return _Query(tenant, task, decision)
         with timed(timing_ms, "embed"):
-            embedding = await self.embed(task.text)
+            embedding = await self.maker.embed(task.text)
         with timed(timing_ms, "search"):
             hits = await self._library.search(embedding, tenant=tenant)
         decision = policy.decide(task.text, hits, tenant=tenant, thresholds=thresholds)
@@ -265,7 +222,7 @@ class Matcher:
             return found
         finally:
             if not handed_over:
-                self._writes.begin(lambda: self._library.release(claim))
+                self._writes.begin(lambda: self._library.release(claim, tenant=query.tenant))
 
     async def _new(self, query: _Query, claim: Claim, timing_ms: dict[str, float]) -> Found:
         distance = None
@@ -283,7 +240,7 @@ class Matcher:
             weights = await self._generated(query.embedding, timing_ms)
         await self._check_allowed(weights, query.tenant)
         adapter = self._adapters.hold(weights, tenant=query.tenant)
-        kept = self._writes.begin(lambda: self._keep(query, weights, claim))
+        kept = self._writes.begin(lambda: self._keep(query, adapter, claim))
         key = (query.tenant, text_hash(query.task.text))
         self._fresh[key] = Found("exact", _HELD, adapter, query.decision.reasons, kept=kept)
         kept.add_done_callback(lambda _: self._fresh.pop(key, None))
@@ -298,7 +255,7 @@ class Matcher:
         if self._adapters.by_id:
             raise GenerationFailed(f"the engine takes adapters from the library, and {why}")
         with timed(timing_ms, "embed"):
-            embedding = await self.embed(task.text)
+            embedding = await self.maker.embed(task.text)
         weights = await self._generated(embedding, timing_ms)
         adapter = self._adapters.hold(weights, tenant=tenant)
         reason = f"a new adapter was written for this description and is not kept: {why}"
@@ -319,7 +276,7 @@ class Matcher:
         with timed(timing_ms, "compare"):
             try:
                 held = await self._adapters.load(decision.match.adapter_id, tenant=query.tenant)
-                distance = await self._in_thread(self._tensors.distance, weights, held.weights)
+                distance = await self.maker.distance(weights, held.weights)
             except AdapterError as error:
                 logger.warning("no comparison: %s", error)
                 return weights, float("inf")
@@ -330,11 +287,11 @@ class Matcher:
     ) -> Weights:
         assert embedding is not None, "only an exact hit goes without an embedding"
         with timed(timing_ms, "generate"):
-            return await self._in_thread(self._generate, embedding)
+            return await self.maker.generate(embedding)
 
     async def _check_allowed(self, weights: Weights, tenant: str) -> None:
         """The same text gives the same adapter, and that one may have been quarantined before."""
-        adapter_id = await self._in_thread(lambda: weights.adapter_id)  # a hash over all tensors
+        adapter_id = await self.maker.run(lambda: weights.adapter_id)  # a hash over all tensors
         if await self._library.state_of(adapter_id, tenant=tenant) == "quarantined":
             raise GenerationFailed(f"adapter {adapter_id} of this description is quarantined")
 
@@ -353,49 +310,17 @@ class Matcher:
             )
         )
 
-    async def _keep(self, query: _Query, weights: Weights, claim: Claim) -> None:
-        files = await asyncio.to_thread(self._tensors.pack, weights)
+    async def _keep(self, query: _Query, adapter: AdapterRef, claim: Claim) -> None:
+        doubts = await self._inspector.doubts(adapter) if self._inspector else None
+        files = await asyncio.to_thread(self.maker.tensors.pack, adapter.weights)
         record = await self._library.keep(
-            files, self._task(query), tenant=query.tenant, claim=claim
+            files, self._task(query), tenant=query.tenant, claim=claim, doubts=doubts
         )
         if record.state == "quarantined":
-            logger.warning("%s is unlike the others of its hypernetwork: quarantined", record.id)
+            logger.warning("%s is quarantined; t2l adapters history says why", record.id)
             self._adapters.forget(record.id, tenant=query.tenant)
 
     def _task(self, query: _Query) -> Task:
         assert query.embedding is not None, "only an exact hit goes without an embedding"
         encoder = self._library.identity.encoder
         return Task(query.task.text, query.embedding, encoder, query.task.source)
-
-    async def _in_thread(self, work: Callable[..., R], *args: Any) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-
-    def _embed(self, text: str) -> NDArray[np.float32]:
-        with _survived():
-            return self._encoder.embed([text])
-
-    def _generate(self, embedding: NDArray[np.float32]) -> Weights:
-        with _survived():
-            (weights,) = self._generator.generate(embedding[None])
-            return weights
-
-
-@contextmanager
-def _survived() -> Iterator[None]:
-    """A chat must survive whatever breaks in here, our bugs and torch's errors included."""
-    try:
-        yield
-    except AdapterError:
-        raise
-    except Exception as error:
-        raise GenerationFailed("the hypernetwork broke; the log says how") from error
-
-
-@contextmanager
-def timed(timing_ms: dict[str, float], phase: str) -> Iterator[None]:
-    """Note what the block took."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timing_ms[phase] = (time.perf_counter() - start) * 1_000

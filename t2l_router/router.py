@@ -25,7 +25,8 @@ from t2l_router.errors import (
     UnknownDecision,
 )
 from t2l_router.library import Library
-from t2l_router.matching import Limits, Matcher, timed
+from t2l_router.maker import timed
+from t2l_router.matching import Limits, Matcher
 from t2l_router.sessions import Conversation, Sessions, conversation_of
 from t2l_router.wire import ChatRequest, require_offered
 
@@ -191,7 +192,7 @@ class Router:
 
     async def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Embed texts as task descriptions are: ``[N, D]`` float32 of unit L2 norm, and tokens."""
-        return await self._matcher.embed_all(texts)
+        return await self._matcher.maker.embed_all(texts)
 
     def health(self) -> EngineHealth:
         """How the engine is doing."""

@@ -20,7 +20,8 @@ from t2l_router.wire import ChatRequest
 HEADER = "X-T2L-Session"
 MAX_NAME = 200
 
-_MAX_IN_MEMORY = 10_000
+# One may hold 20 kB of topics; the library has the rest.
+_MAX_IN_MEMORY = 2_000
 
 
 @dataclass(frozen=True, slots=True)

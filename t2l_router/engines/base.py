@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from adapters_store.identity import AdapterId
 
@@ -165,3 +165,23 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """End what runs and give back what the engine holds."""
+
+
+@runtime_checkable
+class MeasuresLoss(Protocol):
+    """An engine that can say how well it predicts plain text."""
+
+    async def neutral_loss(self, adapter: AdapterRef | None) -> float | None:
+        """
+        Measure the mean next-token loss on a fixed plain text, in nats.
+
+        Args:
+            adapter: With which adapter; None is the base model.
+
+        Returns:
+            None if there is no room for the adapter just now.
+
+        Raises:
+            InvalidAdapter: The adapter doesn't fit this engine's base model.
+            EngineFailed: The engine could not do it.
+        """

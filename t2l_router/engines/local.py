@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2l_router import chat_format
@@ -12,6 +13,7 @@ from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
 from t2l_router.engines.batch import Batch
 from t2l_router.engines.decoding import Prompt, Vocabulary
 from t2l_router.engines.kv import KvBank
+from t2l_router.engines.neutral import TEXT, neutral_loss
 from t2l_router.engines.sampling import SamplingParams
 from t2l_router.engines.slots import SlotBank
 from t2l_router.engines.structure import JsonConstraint, Structures
@@ -74,6 +76,7 @@ class LocalEngine:
         self._max_context: int = config.max_position_embeddings
         self._vocab_size: int = config.vocab_size
         bank = SlotBank(model, spec, limits.slots)
+        self._model, self._bank = model, bank
         self._kv = KvBank(
             model,
             max_rows=limits.max_running,
@@ -123,6 +126,15 @@ class LocalEngine:
     async def ensure(self, adapter: AdapterRef) -> None:
         """Copy an adapter into a slot, unless all are in use; see `Engine.ensure`."""
         await asyncio.wrap_future(self._worker.load(adapter))
+
+    async def neutral_loss(self, adapter: AdapterRef | None) -> float | None:
+        """Measure the next-token loss on plain text; see `MeasuresLoss`."""
+        ids = torch.tensor(self._tokenizer(TEXT).input_ids, device=self._model.device)
+
+        def measure(slot: int) -> float:
+            return neutral_loss(self._model, self._bank, slot, ids)
+
+        return await asyncio.wrap_future(self._worker.visit(adapter, measure))
 
     def health(self) -> EngineHealth:
         """Say how the engine is doing."""

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -62,6 +63,13 @@ class _Running:
     answer: Answer
 
 
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    adapter: AdapterRef | None
+    work: Callable[[int], float | None]
+    done: "Future[float | None]" = field(default_factory=Future)
+
+
 class Worker:
     """
     Answers jobs side by side; they join and leave between steps.
@@ -95,7 +103,7 @@ class Worker:
         # Both sides touch the two queues and the flag, under this lock; the rest is the thread's.
         self._changed = threading.Condition()
         self._waiting: FairQueue[Job] = FairQueue()
-        self._loads: deque[tuple[AdapterRef, Future[None]]] = deque()
+        self._visits: deque[_Visit] = deque()
         self._closing = False
         self._table = SlotTable(bank.n_slots)
         self._running: dict[Row, _Running] = {}
@@ -131,15 +139,27 @@ class Worker:
             job.cancelled = True
             self._waiting.remove(job)
 
-    def load(self, adapter: AdapterRef) -> "Future[None]":
+    def load(self, adapter: AdapterRef) -> "Future[float | None]":
         """Have an adapter copied into a slot, unless all are in use."""
-        done: Future[None] = Future()
+        return self.visit(adapter, lambda _: None)
+
+    def visit(
+        self, adapter: AdapterRef | None, work: Callable[[int], float | None]
+    ) -> "Future[float | None]":
+        """
+        Have something done in the thread, between two steps, with an adapter in its slot.
+
+        Args:
+            adapter: None is the base model.
+            work: Gets the slot. If all slots are in use it is not called, and the result is None.
+        """
+        visit = _Visit(adapter, work)
         with self._changed:
             if self._closing:
                 raise EngineFailed("the engine has shut down")
-            self._loads.append((adapter, done))
+            self._visits.append(visit)
             self._changed.notify()
-        return done
+        return visit.done
 
     def health(self) -> EngineHealth:
         """Say how the thread is doing."""
@@ -162,7 +182,7 @@ class Worker:
         try:
             while self._wait_for_work():
                 self._drop_cancelled()
-                self._load_waiting()
+                self._receive()
                 self._admit_waiting()
                 self._read()
                 self._decode()
@@ -171,22 +191,27 @@ class Worker:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not (self._closing or self._waiting or self._loads or self._running):
+            while not (self._closing or self._waiting or self._visits or self._running):
                 self._changed.wait()
             return not self._closing
 
-    def _load_waiting(self) -> None:
-        while self._loads:
-            adapter, done = self._loads.popleft()
-            if not done.set_running_or_notify_cancel():
+    def _receive(self) -> None:
+        while self._visits:
+            visit = self._visits.popleft()
+            if not visit.done.set_running_or_notify_cancel():
                 continue
             try:
-                if self._occupy(adapter) is not None:
-                    self._table.release(adapter.adapter_id)
-            except Exception as error:  # noqa: BLE001 - whatever breaks belongs to this adapter
-                done.set_exception(_reported(error))
+                slot = self._occupy(visit.adapter)
+                try:
+                    result = None if slot is None else visit.work(slot)
+                finally:
+                    if slot:
+                        assert visit.adapter is not None, "slot 0 is the base model"
+                        self._table.release(visit.adapter.adapter_id)
+            except Exception as error:  # noqa: BLE001 - whatever breaks belongs to this visit
+                visit.done.set_exception(_reported(error))
             else:
-                done.set_result(None)
+                visit.done.set_result(result)
 
     def _drop_cancelled(self) -> None:
         for row in [row for row, running in self._running.items() if running.job.cancelled]:
@@ -358,14 +383,14 @@ class Worker:
             self._closing = True
             jobs = [*(running.job for running in self._running.values()), *self._waiting.clear()]
             self._running.clear()
-            loads = [done for _, done in self._loads]
-            self._loads.clear()
+            visits = list(self._visits)
+            self._visits.clear()
         error = EngineFailed("the engine has shut down")
         for job in jobs:
             job.deliver(error)
-        for done in loads:
-            if done.set_running_or_notify_cancel():
-                done.set_exception(error)
+        for visit in visits:
+            if visit.done.set_running_or_notify_cancel():
+                visit.done.set_exception(error)
 
 
 def _reported(error: Exception) -> T2LError:

@@ -123,7 +123,7 @@ async def measure(router: Router, model: str, n: int) -> dict[str, Any]:
     lone = []
     for i in range(50):
         start = time.perf_counter()
-        await router._matcher.embed(f"Only encode this sentence number {i}, please.")
+        await router._matcher.maker.embed(f"Only encode this sentence number {i}, please.")
         lone.append((time.perf_counter() - start) * 1_000)
     metrics["encoding_ms"] = spread(lone)
     return metrics

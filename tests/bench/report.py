@@ -27,12 +27,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def resident_mib(process_id: int) -> float:
-    """Memory of a process in RAM, file pages included."""
+def resident_mib(process_id: int, field: str = "VmRSS") -> float:
+    """Memory of a process in RAM, file pages included; ``RssAnon`` leaves those out."""
     for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1_024
-    raise RuntimeError(f"process {process_id} has no VmRSS")
+    raise RuntimeError(f"process {process_id} has no {field}")
 
 
 def publish(

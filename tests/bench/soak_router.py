@@ -3,7 +3,8 @@ Two routers over one library under mixed traffic for a long time: does anything 
 
 8 tenants, 500 tasks each, conversations by name and by history whose topics shift, clients that
 leave, foreign sessions, named adapters. Checked at the end: no answer by another tenant's adapter,
-no lease left, and memory that has stopped growing.
+no lease that is still good once its time is over, and memory that has stopped growing: the
+process' own, since file pages of the database come and go with the machine's other needs.
 
 ``nice python -m tests.bench.soak_router --minutes 30``
 """
@@ -20,7 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
+
 from adapters_store.errors import NotFound
+from adapters_store.schema import leases
 from t2l_router.engines.echo import EchoEngine
 from t2l_router.errors import T2LError
 from t2l_router.router import Caller, Router
@@ -31,6 +35,7 @@ TENANTS = 8
 TASKS = 500
 WORKERS = 16
 SAMPLE_S = 10.0
+LEASE_S = 11.0  # longer than a lease is good for
 
 
 @dataclass
@@ -44,7 +49,7 @@ class Soak:
     errors: Counter[str] = field(default_factory=Counter)
     owners: dict[str, str] = field(default_factory=dict)
     crossed: int = 0
-    lost: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
     left: int = 0
     resident: list[float] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
@@ -76,9 +81,9 @@ class Soak:
             found = await self.ask(dice, tenant, history, fields)
             if found is None:
                 return
-            _, used, text = found
+            kind, used, text = found
             if held and used is None:
-                self.lost += 1
+                self.lost[kind] += 1
             held = used
             history.append({"role": "assistant", "content": text})
             if name and dice.random() < 0.05:
@@ -110,21 +115,27 @@ class Soak:
                     self.left += 1
                     return None
         self.latencies_ms.append((time.perf_counter() - start) * 1_000)
-        return decision.kind, used, "".join(texts)
+        why = "found no session" if decision.reason == "no task description" else decision.reason
+        return why if used is None else decision.kind, used, "".join(texts)
 
     async def intrude(self, dice: random.Random, tenant: str, name: str) -> None:
         """Another tenant uses the same session's name; it must find nothing."""
         other = f"tenant-{(int(tenant[-1]) + 1) % TENANTS}"
         turn = [{"role": "user", "content": "whose is this?"}]
         found = await self.ask(dice, other, turn, {"t2l_session": name})
-        if found is not None and found[0] != "base":
+        if found is not None and found[1] is not None:
             self.crossed += 1
 
     async def sample(self) -> None:
         """Note the memory in use."""
         while time.monotonic() < self.until:
-            self.resident.append(resident_mib(_own_id()))
+            self.resident.append(resident_mib(_own_id(), "RssAnon"))
             await asyncio.sleep(SAMPLE_S)
+
+
+def _short(why: str) -> str:
+    """A reason as a name of letters."""
+    return "_".join("".join(c if c.isalpha() else " " for c in why[:60]).lower().split())
 
 
 def _own_id() -> int:
@@ -162,7 +173,11 @@ async def soak(directory: Path, minutes: float, pause_s: float) -> dict[str, Any
                 store.get(adapter_id, tenant=tenant)
             except NotFound:
                 foreign += 1
+        await asyncio.sleep(LEASE_S)
         with store.ledger.read() as connection:
+            now = store.ledger.database.now(connection)
+            good = select(func.count()).where(leases.c.expires_at > now)
+            stuck = connection.execute(good).scalar_one()
             rows = {
                 table: connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
                 for table in ("leases", "sessions", "decisions", "adapters", "descriptions")
@@ -180,7 +195,9 @@ async def soak(directory: Path, minutes: float, pause_s: float) -> dict[str, Any
         **{f"error_{kind}": count for kind, count in sorted(soaking.errors.items())},
         "clients_left": soaking.left,
         "cross_tenant": soaking.crossed,
-        "turns_that_lost_their_adapter": soaking.lost,
+        "turns_that_lost_their_adapter": soaking.lost.total(),
+        **{f"lost_{_short(why)}": n for why, n in soaking.lost.most_common(4)},
+        "leases_stuck": stuck,
         "adapters_not_in_the_library": foreign,
         **{f"rows_{table}": count for table, count in rows.items()},
         "resident_start_mib": round(soaking.resident[0], 1),

@@ -330,7 +330,7 @@ async def test_library_of_another_encoder(tmp_path):
     await answer(router, **TASK)
     await router.close()
 
-    class OtherEncoder(type(router._matcher._encoder)):
+    class OtherEncoder(type(router._matcher.maker._encoder)):
         fingerprint = "other"
 
     other = echo_router(tmp_path, encoder=OtherEncoder())

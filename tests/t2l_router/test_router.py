@@ -281,4 +281,4 @@ async def test_closing(routers):
     await subject.close()
 
     with pytest.raises(RuntimeError):
-        subject._matcher._thread.submit(print)
+        subject._matcher.maker._thread.submit(print)

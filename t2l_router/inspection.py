@@ -28,11 +28,14 @@ class LossInspector:
         try:
             if self._base is None:
                 self._base = await self._engine.neutral_loss(None)
+            # Of a base model that is itself broken no adapter is to blame.
+            if self._base is None or not math.isfinite(self._base):
+                return None
             loss = await self._engine.neutral_loss(adapter)
         except (AdapterError, EngineError) as error:
             logger.warning("%s was not inspected: %s", adapter.adapter_id, error)
             return None
-        if loss is None or self._base is None or loss - self._base <= self._max_rise:
+        if loss is None or loss - self._base <= self._max_rise:
             return None
         return {
             "neutral_loss": round(loss, 4) if math.isfinite(loss) else -1,

@@ -129,7 +129,8 @@ class LocalEngine:
 
     async def neutral_loss(self, adapter: AdapterRef | None) -> float | None:
         """Measure the next-token loss on plain text; see `MeasuresLoss`."""
-        ids = torch.tensor(self._tokenizer(TEXT).input_ids, device=self._model.device)
+        tokens = self._tokenizer(TEXT, truncation=True, max_length=self._max_context)
+        ids = torch.tensor(tokens.input_ids, device=self._model.device)
 
         def measure(slot: int) -> float:
             return neutral_loss(self._model, self._bank, slot, ids)

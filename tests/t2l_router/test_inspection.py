@@ -43,6 +43,7 @@ def adapter() -> AdapterRef:
         ((3.0, math.inf), False),
         ((3.0, None), True),
         ((None, 9.0), True),
+        ((math.nan, 3.0), True),
         ((-1, 9.0), True),
     ],
 )

@@ -1,6 +1,6 @@
 """Which adapter a conversation holds, for all routers that share the library."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -94,3 +94,10 @@ def put(change: Change, rows: Mapping[str, SessionRow | None]) -> None:
     ]
     if values:
         change.connection.execute(sessions.insert(), values)
+
+
+def touch(change: Change, keys: Collection[str]) -> None:
+    """Note that conversations had a turn, and leave what they hold as it is."""
+    change.connection.execute(
+        sessions.update().where(sessions.c.key.in_(keys)).values(updated_at=change.now)
+    )

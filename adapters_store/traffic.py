@@ -1,6 +1,6 @@
 """What routers write behind their answers, in one transaction: sessions, decisions, uses."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -21,11 +21,13 @@ class Batch:
         sessions: Conversations by their key; None forgets one.
         decisions: Decisions that were taken.
         uses: Tenant -> adapter -> how often it served.
+        touched: Keys of conversations that had a turn and hold what they held.
     """
 
     sessions: Mapping[str, SessionRow | None] = field(default_factory=dict)
     decisions: tuple[DecisionEntry, ...] = ()
     uses: Mapping[str, Mapping[AdapterId, int]] = field(default_factory=dict)
+    touched: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Traffic:
         with self._ledger.change() as change:
             if batch.sessions:
                 sessions.put(change, batch.sessions)
+            if batch.touched:
+                sessions.touch(change, batch.touched)
             if batch.decisions:
                 decisions.append(change, batch.decisions)
             for tenant, uses in batch.uses.items():

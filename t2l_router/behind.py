@@ -40,6 +40,7 @@ class Behind:
         self._retention = retention
         self._max_pending = max_pending
         self._sessions: dict[str, SessionRow | None] = {}
+        self._touched: set[str] = set()
         self._decisions: list[DecisionEntry] = []
         self._uses: dict[str, Counter[AdapterId]] = defaultdict(Counter)
         self._n_lost = 0
@@ -56,6 +57,11 @@ class Behind:
         self._sessions[key] = row
         # The next turn may come to another router, and a tool's result comes at once.
         self._urgent.set()
+        self._stir()
+
+    def touch(self, key: str) -> None:
+        """Note that a conversation had a turn and holds what it held."""
+        self._touched.add(key)
         self._stir()
 
     def decision(self, entry: DecisionEntry) -> None:
@@ -88,14 +94,17 @@ class Behind:
     async def _write(self) -> bool:
         """Write some rows; whether there were any, once those under way are written."""
         async with self._writing:
-            if not (self._sessions or self._decisions or self._uses):
+            if not (self._sessions or self._touched or self._decisions or self._uses):
                 return False
             # The oldest first, and not too many: others want to write as well.
             rows = list(self._sessions.items())
             sessions, self._sessions = dict(rows[:_BATCH]), dict(rows[_BATCH:])
             decisions, self._decisions = self._decisions[:_BATCH], self._decisions[_BATCH:]
             uses, self._uses = self._uses, defaultdict(Counter)
-            batch = Batch(sessions, tuple(decisions), uses)
+            # Not put back after a failure: at worst a conversation ends that much earlier.
+            keys = list(self._touched)
+            touched, self._touched = keys[:_BATCH], set(keys[_BATCH:])
+            batch = Batch(sessions, tuple(decisions), uses, touched)
             try:
                 await self._calls.run(lambda store: store.traffic.record(batch), behind=True)
             except LibraryUnavailable:

@@ -65,8 +65,8 @@ class Options:
         shadow: Decide and log, but let the base model answer.
         log_text: Log task descriptions, not only their hashes.
         publish_first: The engine takes adapters from the library, so they must be there first.
-        shared: A conversation's next turn may come to another router, so the session is written
-            before the answer ends.
+        shared: A conversation's next turn may come to another router, so what changes of the
+            session is written before the answer ends.
     """
 
     shadow: bool = False
@@ -262,11 +262,12 @@ class Router:
         choice = choosing.result()
         if choice.kept is not None:
             await _done(choice.kept)
+        changed = False
         if choice.held is not None:
-            self._sessions.remember(conversation, answer, choice.held)
+            changed = self._sessions.remember(conversation, answer, choice.held)
         elif choice.lets_go:
-            self._sessions.forget(conversation)
-        if self._options.shared:
+            changed = self._sessions.forget(conversation)
+        if changed and self._options.shared:
             await self._behind.settle(within_s=_SESSION_WITHIN_S)
 
     def _log(self, decision: Decision, caller: Caller, timing_ms: dict[str, float]) -> None:

@@ -144,9 +144,15 @@ class Sessions:
         self._note(key, found)
         return found
 
-    def remember(self, conversation: Conversation, answer: str, held: Held) -> None:
-        """Note what the conversation holds after an answer."""
+    def remember(self, conversation: Conversation, answer: str, held: Held) -> bool:
+        """Note what the conversation holds after an answer; whether that is news to the library."""
         key = conversation.next_key(answer)
+        known, _ = self._held.get(key, (None, 0.0))
+        # Topics are compared by identity: a turn that moves one makes a new one.
+        if known is not None and known.topic is held.topic and known == held:
+            self._note(key, held)
+            self._behind.touch(key)
+            return False
         if conversation.name is None:
             # Of a history's keys the last two are kept: the latest answer may be asked for anew.
             if held.before is not None and held.before != conversation.key:
@@ -154,11 +160,14 @@ class Sessions:
             held = Held(held.adapter_id, held.description_hash, held.topic, conversation.key)
         self._note(key, held)
         self._behind.session(key, _to_row(held, conversation.tenant))
+        return True
 
-    def forget(self, conversation: Conversation) -> None:
-        """Let go of what a named conversation holds."""
-        if conversation.name is not None and conversation.key is not None:
-            self._forget(conversation.key)
+    def forget(self, conversation: Conversation) -> bool:
+        """Let go of what a named conversation holds; whether it was named."""
+        if conversation.name is None or conversation.key is None:
+            return False
+        self._forget(conversation.key)
+        return True
 
     def _forget(self, key: str) -> None:
         self._held.pop(key, None)

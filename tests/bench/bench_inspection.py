@@ -83,6 +83,7 @@ def main() -> None:
         metrics,
         began=began,
         out=arguments.out,
+        module=f"bench_inspection --corpus FOLDER --n {arguments.n}",
         base_model=settings.base_model,
         hypernet=settings.hypernet,
         dtype=settings.dtype,

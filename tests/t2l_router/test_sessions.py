@@ -1,9 +1,13 @@
 """An adapter stays with its conversation, and with no other."""
 
 import asyncio
+import json
 
 import pytest
+from sqlalchemy import select
 
+from adapters_store.schema import sessions
+from adapters_store.sessions import SessionRow
 from t2l_router.errors import InvalidRequest
 from t2l_router.router import Caller
 from t2l_router.sessions import conversation_of
@@ -239,3 +243,37 @@ def test_keys_hold_no_text() -> None:
 
     assert len(key) == 64
     assert int(key, 16) >= 0
+
+
+async def test_turn_that_changes_nothing(routers, tmp_path):
+    """A sticky turn keeps its conversation alive, but doesn't undo what another router wrote."""
+    router = routers(library_database=f"sqlite:///{tmp_path}/library.db")
+    made, _ = await turn(router, [USER], t2l_session="chat-1", **TASK)
+    request_ = request(messages=[USER], t2l_session="chat-1")
+    conversation = conversation_of(request_, Caller())
+    held = await router._sessions.find(conversation)
+    began = await stored(router, conversation.key)
+    # Between this router's decision and its answer's end another one changes the adapter.
+    other = SessionRow(
+        "local", None, json.dumps({"description_hash": None, "topic": None, "before": None})
+    )
+    await router._library.calls.run(lambda store: store.sessions.put({conversation.key: other}))
+
+    changed = router._sessions.remember(conversation, "answer", held)
+    await router._behind.flush()
+    after = await stored(router, conversation.key)
+
+    assert made.adapter.adapter_id == held.adapter_id == began.adapter_id
+    assert not changed
+    assert after.adapter_id is None
+    assert after.updated_at > began.updated_at
+
+
+async def stored(router, key):
+    """A conversation's row."""
+
+    def read(store):
+        with store.ledger.read() as connection:
+            return connection.execute(select(sessions).where(sessions.c.key == key)).one()
+
+    return await router._library.calls.run(read)

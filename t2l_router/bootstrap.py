@@ -33,7 +33,7 @@ from t2l_router.observing import Observer
 from t2l_router.readiness import Readiness
 from t2l_router.router import Router, ServedModel
 from t2l_router.server import create_app
-from t2l_router.storage import LoraTensors, open_library, operator
+from t2l_router.storage import LoraTensors, open_library, operator, warm_up
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -188,10 +188,12 @@ def build_router(
             ),
         )
     writing = load_writing(settings, enter=enter, progress=progress)
+    store = store or open_library(settings, actor="server")
+    warm_up(store, writing.encoder, base=writing.base.fingerprint)
     build = _vllm_engine if settings.engine == "vllm" else _local_engine
     return assemble(
         settings,
-        store or open_library(settings, actor="server"),
+        store,
         served_model(writing.base, settings.base_model, writing.generator.encoder_name),
         build(settings, writing, enter),
         _making(settings, writing),

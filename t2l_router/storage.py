@@ -1,5 +1,6 @@
 """From the settings to the adapter library, and from tensors to what it stores."""
 
+import contextlib
 import getpass
 import json
 from collections.abc import Callable
@@ -8,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters_store import AdapterFiles, AdapterStore, StoreConfig
+from adapters_store.errors import StoreError
+from adapters_store.names import DEFAULT_TENANT
 from t2l_router.config import Settings
 from t2l_router.errors import InvalidAdapter
+from t2l_router.maker import Encoder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -35,6 +39,14 @@ def library_config(settings: Settings, *, actor: str) -> StoreConfig:
 def open_library(settings: Settings, *, actor: str) -> AdapterStore:
     """The library, created where there is none; close it when done."""
     return AdapterStore.open(library_config(settings, actor=actor))
+
+
+def warm_up(store: AdapterStore, encoder: Encoder, *, base: str) -> None:
+    """Search once, so that the first request doesn't wait for the index to be read."""
+    # A library that can't be searched is each request's to report; it may be mended meanwhile.
+    with contextlib.suppress(StoreError):
+        embedding = encoder.embed(["warm up"])[0]
+        store.search(embedding, tenant=DEFAULT_TENANT, base=base, encoder=encoder.fingerprint)
 
 
 def operator() -> str:

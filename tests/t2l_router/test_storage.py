@@ -1,5 +1,7 @@
 from t2l_router.config import load
-from t2l_router.storage import library_config
+from t2l_router.engines.echo_adapters import BASE, EchoEncoder
+from t2l_router.storage import library_config, warm_up
+from tests.routers import answer, echo_router, open_store
 
 
 def test_library_is_embedded_by_default(tmp_path) -> None:
@@ -27,3 +29,24 @@ def test_library_on_servers(tmp_path, monkeypatch) -> None:
     assert config.cache_dir.is_relative_to(tmp_path)
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in settings.model_dump_json()
+
+
+class OtherEncoder(EchoEncoder):
+    """One that the library is not indexed by."""
+
+    fingerprint = "other"
+
+
+async def test_warm_up(tmp_path):
+    """The index is read before the first request; a library of another encoder ends nothing."""
+    router = echo_router(tmp_path)
+    await answer(router, t2l_description="Translate English sentences into French")
+    await router.close()
+
+    with open_store(tmp_path) as store:
+        warm_up(store, OtherEncoder(), base=BASE)
+        before = dict(store.index._partitions)
+        warm_up(store, EchoEncoder(), base=BASE)
+        (partition,) = store.index._partitions.values()
+
+    assert (before, partition.count) == ({}, 1)

@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - inference strategies are imported when one is chosen
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from adapters_store.traffic import Retention
 from t2l_router.adapters import Adapters, Tensors
 from t2l_router.behind import Behind
 from t2l_router.calls import Calls
-from t2l_router.choice import Chooser
+from t2l_router.choice import PREFIX, Chooser
 from t2l_router.config import Settings
+from t2l_router.elsewhere import Elsewhere
 from t2l_router.engines.base import Engine, MeasuresLoss
 from t2l_router.errors import CheckpointMismatch, ConfigError
 from t2l_router.inference import Inference
@@ -114,7 +116,34 @@ def assemble(
             publish_first=from_library,
             shared=shared,
         ),
+        elsewhere=build_elsewhere(settings, (model.name, *model.aliases)),
     )
+
+
+def build_elsewhere(settings: Settings, ours: Collection[str] = ()) -> Elsewhere | None:
+    """
+    Build what passes requests on to the upstreams; None where there are none.
+
+    Args:
+        settings: Name them.
+        ours: Names of our own base model, which no upstream may take.
+
+    Raises:
+        ConfigError: One of them is wrong, or its name is taken, or nobody has the stand-in's.
+    """
+    names = [upstream.name for upstream in settings.upstreams]
+    if len(set(names)) < len(names):
+        raise ConfigError("two upstreams have the same name")
+    if taken := [name for name in names if name in ours or name.startswith(PREFIX)]:
+        raise ConfigError(f"an upstream can't be called {taken[0]!r}: that is a model of our own")
+    if settings.stand_in not in (None, *names):
+        raise ConfigError(f"stand_in is {settings.stand_in!r}, but no upstream has that name")
+    if not names:
+        return None
+    from t2l_router.engines.upstream import UpstreamEngine
+
+    engine = UpstreamEngine(settings.upstreams, timeout_s=settings.upstream_timeout_s)
+    return Elsewhere(engine, tuple(names), settings.stand_in)
 
 
 def is_shared(settings: Settings) -> bool:

@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path, user_data_path
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -44,6 +52,25 @@ def _address(url: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Directory = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Upstream(BaseModel):
+    """
+    Another server that answers, reached by litellm.
+
+    Args:
+        name: What requests call it: their ``model``.
+        model: What litellm calls it, e.g. ``openai/gpt-4o-mini``.
+        api_base: Its address, where litellm doesn't know it.
+        api_key: Its key, where the provider's usual variable doesn't hold it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1, max_length=200)
+    model: str = Field(min_length=1)
+    api_base: str | None = None
+    api_key: SecretStr | None = None
 
 
 class Settings(BaseSettings):
@@ -146,6 +173,15 @@ class Settings(BaseSettings):
     temperature: float = Field(
         0.2, ge=0, le=2, description="Sampling temperature if a request names none."
     )
+    upstreams: tuple[Upstream, ...] = Field(
+        (), description="Other servers that answer, each a `name`, a `model` of litellm's, ..."
+    )
+    stand_in: str | None = Field(
+        None, description="The upstream that answers when our own engine can't, by its name."
+    )
+    upstream_timeout_s: float = Field(
+        60.0, gt=0, description="Longest wait for an upstream's answer to begin or go on."
+    )
     inference: Literal["head", "library", "llm", "off"] = Field(
         "head",
         description="How tasks that nobody describes are found: trained heads, your examples, "
@@ -233,6 +269,8 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
             name = str(fault["loc"][0])
             known = name in Settings.model_fields
             what = f"{fault['msg']} (got {fault['input']!r})" if known else "no such setting"
+            if name == "upstreams":  # what was given may hold keys
+                what = f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}"
             faults.append(f"{name}, from {origin.get(name, str(FILE))}: {what}")
         raise ConfigError("\n".join(["bad settings:", *faults])) from None
 

@@ -15,7 +15,7 @@ Everything that can go wrong, as one tree; `server` and `cli` translate it, each
       - GenerationBusy · BudgetExceeded
   x LibraryUnavailable          the adapter library can't be used right now
   x EngineError                 the thing that produces tokens
-    + EngineBusy · EngineFailed · EngineUnreachable
+    + EngineBusy · EngineFailed · UpstreamFailed · UpstreamTimeout · EngineUnreachable
   x CallError                   a client's call that brought no answer
     + ServerUnreachable · ServerTimeout · CallRefused
 """
@@ -205,6 +205,14 @@ class EngineFailed(EngineError):
 
 class EngineUnreachable(EngineError):
     """No server of the engine answers; trying again later helps."""
+
+
+class UpstreamFailed(EngineError):
+    """Another server that was to answer did not, or not in full."""
+
+
+class UpstreamTimeout(EngineError):
+    """Another server that was to answer took too long."""
 
 
 class CallError(T2LError):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Self
 
@@ -43,12 +43,10 @@ class Watch:
             self._watcher.cancel()
         if not self.has_left:
             return False
-        if kind is None:
-            # The block ended in the moment in which it was cancelled: the next pause will tell.
-            try:
+        if kind is not asyncio.CancelledError:
+            # The block ended in the moment in which it was cancelled: the next pause takes that.
+            with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                kind = asyncio.CancelledError
         self._answering.uncancel()
         return kind is asyncio.CancelledError
 

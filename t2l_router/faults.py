@@ -11,6 +11,7 @@ from t2l_router.errors import (
     BudgetExceeded,
     BudgetSpent,
     EngineBusy,
+    EngineFailed,
     EngineUnreachable,
     GenerationBusy,
     InvalidKey,
@@ -22,6 +23,8 @@ from t2l_router.errors import (
     UnknownAdapter,
     UnknownDecision,
     UnknownModel,
+    UpstreamFailed,
+    UpstreamTimeout,
 )
 from t2l_router.middleware import BodyTooLarge
 from t2l_router.readiness import NotReady
@@ -63,6 +66,9 @@ FAULTS: dict[type[BaseException], Fault] = {
     store.InvalidInput: Fault(400, code="invalid_value"),
     store.StoreUnavailable: Fault(503, "server_error", "store_unavailable", retry_after_s=2),
     EngineBusy: Fault(429, "rate_limit_error", "engine_busy", retry_after_s=1),
+    UpstreamFailed: Fault(502, "server_error", "upstream_failed"),
+    UpstreamTimeout: Fault(504, "server_error", "upstream_timeout"),
+    EngineFailed: Fault(502, "server_error", "engine_failed"),
     EngineUnreachable: Fault(503, "server_error", "engine_unreachable", retry_after_s=2),
     AdapterError: Fault(503, "server_error", "adapter_unavailable", retry_after_s=1),
     GenerationBusy: Fault(429, "rate_limit_error", "generation_busy", retry_after_s=1),

@@ -105,7 +105,7 @@ class InProcessClient:
     async def _reply(self, body: Body) -> Reply:
         chat = wire.parse_chat(json.dumps(body).encode())
         answer = await self._router.chat(chat, Caller())
-        return Reply(answer, ChatWording(chat, self._router.model.fingerprint), n=chat.n or 1)
+        return Reply(answer, ChatWording(chat, answer.fingerprint), n=chat.n or 1)
 
     async def _chat(self, body: Body) -> Body:
         try:

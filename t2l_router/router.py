@@ -14,12 +14,14 @@ from adapters_store.decisions import DecisionEntry
 from adapters_store.errors import DecisionNotFound
 from t2l_router.behind import Behind
 from t2l_router.choice import BASE, PREFIX, Choice, Chooser, ServedModel
-from t2l_router.decision import Caller, Decision, DecisionKind, entry_of
+from t2l_router.decision import Caller, Decision, DecisionKind, entry_of, new_trace
+from t2l_router.elsewhere import FINGERPRINT, Elsewhere, failing_at_once
 from t2l_router.engines.base import AdapterRef, Delta, Engine, EngineHealth
 from t2l_router.errors import (
     AdapterError,
     AdapterRefused,
     EngineError,
+    EngineFailed,
     LibraryUnavailable,
     UnknownAdapter,
     UnknownDecision,
@@ -37,6 +39,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _KEEP_WITHIN_S = 5.0
+_NOT_HERE = "an upstream answers for this model; it has no adapters"
 _SESSION_WITHIN_S = 1.0
 
 
@@ -48,11 +51,13 @@ class Answer:
     Args:
         decision: Which adapter serves and why.
         deltas: The answer's pieces. Nothing runs before the first is asked for.
+        fingerprint: Of the model that answers: equal ones give equal tokens for equal seeds.
         timing_ms: What each phase took so far.
     """
 
     decision: Decision
     deltas: AsyncGenerator[Delta, None]
+    fingerprint: str = ""
     timing_ms: dict[str, float] = field(default_factory=dict)
 
 
@@ -87,6 +92,7 @@ class Router:
         sessions: What conversations hold.
         behind: Writes what need not be waited for.
         options: How to behave.
+        elsewhere: Answers for models that are not here; None refuses them.
     """
 
     def __init__(
@@ -99,6 +105,7 @@ class Router:
         sessions: Sessions,
         behind: Behind,
         options: Options = Options(),
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         self.model = chooser.model
         self._engine = engine
@@ -108,6 +115,7 @@ class Router:
         self._sessions = sessions
         self._behind = behind
         self._options = options
+        self._elsewhere = elsewhere
 
     async def chat(self, request: ChatRequest, caller: Caller) -> Answer:
         """
@@ -121,26 +129,23 @@ class Router:
             RequestError: The request can't be served as it is.
             AdapterError: There is no adapter and the request insists on one.
         """
-        require_offered(request, lambda: self._engine.offers)
-        # Tenants share no prefixes: the time they save would tell what another has sent.
-        salt = f"{caller.tenant}:{request.cache_salt or ''}"
-        request = request.model_copy(update={"cache_salt": salt})
-        timing_ms: dict[str, float] = {}
-        conversation = conversation_of(request, caller)
-        self._chooser.check(request, caller)
-        deciding = self._decided(request, caller, conversation, timing_ms)
-        if self._options.shadow:
-            # The answer doesn't wait for a decision that it won't follow.
-            choosing = asyncio.create_task(deciding)
-            choosing.add_done_callback(lambda done: done.cancelled() or done.exception())
-            reason = "shadow mode: what would have served is in the log"
-            decision = Decision("base", reason, trace=caller.trace)
-            return Answer(decision, self._serve(request, None, conversation, choosing), timing_ms)
-        choice = await deciding
-        decided: asyncio.Future[Choice] = asyncio.get_running_loop().create_future()
-        decided.set_result(choice)
-        deltas = self._serve(request, choice.decision.adapter, conversation, decided)
-        return Answer(choice.decision, deltas, timing_ms)
+        elsewhere = self._elsewhere
+        if elsewhere is not None and self._is_elsewhere(request.model):
+            return self._passed_on(elsewhere, request.model, request, caller, _NOT_HERE)
+        if elsewhere is None or elsewhere.stand_in is None or request.t2l_required:
+            return await self._answered(request, caller)
+        try:
+            if not self._engine.health().ok:
+                self._chooser.check(request, caller)
+                raise EngineFailed("our engine is not well")
+            answer = await self._answered(request, caller)
+            return replace(answer, deltas=await failing_at_once(answer.deltas))
+        except EngineError as error:
+            logger.warning("an upstream stands in: %s", error)
+            reason = f"an upstream stands in for our engine: {type(error).__name__}"
+            # What our engine was to answer with is in the log under the other trace.
+            caller = replace(caller, trace=new_trace())
+            return self._passed_on(elsewhere, elsewhere.stand_in, request, caller, reason)
 
     async def explain(self, request: ChatRequest, caller: Caller) -> Decision:
         """
@@ -150,6 +155,8 @@ class Router:
             RequestError: The request can't be served as it is.
             T2LError: The decision can't be taken.
         """
+        if self._is_elsewhere(request.model):
+            return Decision("base", _NOT_HERE, trace=caller.trace)
         conversation = conversation_of(request, caller)
         choice = await self._chooser.preview(request, caller, conversation)
         return replace(choice.decision, trace=caller.trace)
@@ -176,11 +183,15 @@ class Router:
             names = await self._library.names(tenant=tenant)
         except LibraryUnavailable:
             names = []
-        return [self.model.name, f"{PREFIX}{BASE}", *(f"{PREFIX}{name}" for name in names)]
+        passed_on = self._elsewhere.models if self._elsewhere else ()
+        adapted = [f"{PREFIX}{name}" for name in names]
+        return [self.model.name, f"{PREFIX}{BASE}", *adapted, *passed_on]
 
     async def has_model(self, model: str, tenant: str) -> bool:
         """Whether the tenant's requests may use this value of ``model``."""
         if model in (self.model.name, *self.model.aliases, f"{PREFIX}{BASE}"):
+            return True
+        if self._is_elsewhere(model):
             return True
         if not model.startswith(PREFIX):
             return False
@@ -204,7 +215,46 @@ class Router:
         await self._behind.close()
         self._chooser.close()
         await self._engine.close()
+        if self._elsewhere is not None:
+            await self._elsewhere.engine.close()
         await self._library.calls.close()
+
+    async def _answered(self, request: ChatRequest, caller: Caller) -> Answer:
+        """Our engine's answer."""
+        require_offered(request, lambda: self._engine.offers)
+        # Tenants share no prefixes: the time they save would tell what another has sent.
+        salt = f"{caller.tenant}:{request.cache_salt or ''}"
+        request = request.model_copy(update={"cache_salt": salt})
+        timing_ms: dict[str, float] = {}
+        conversation = conversation_of(request, caller)
+        self._chooser.check(request, caller)
+        deciding = self._decided(request, caller, conversation, timing_ms)
+        if self._options.shadow:
+            # The answer doesn't wait for a decision that it won't follow.
+            choosing = asyncio.create_task(deciding)
+            choosing.add_done_callback(lambda done: done.cancelled() or done.exception())
+            reason = "shadow mode: what would have served is in the log"
+            decision = Decision("base", reason, trace=caller.trace)
+            deltas = self._serve(request, None, conversation, choosing)
+            return Answer(decision, deltas, self.model.fingerprint, timing_ms)
+        choice = await deciding
+        decided: asyncio.Future[Choice] = asyncio.get_running_loop().create_future()
+        decided.set_result(choice)
+        deltas = self._serve(request, choice.decision.adapter, conversation, decided)
+        return Answer(choice.decision, deltas, self.model.fingerprint, timing_ms)
+
+    def _is_elsewhere(self, model: str) -> bool:
+        if self._elsewhere is None or model in (self.model.name, *self.model.aliases):
+            return False
+        return model in self._elsewhere.models
+
+    def _passed_on(
+        self, elsewhere: Elsewhere, model: str, request: ChatRequest, caller: Caller, reason: str
+    ) -> Answer:
+        deltas = elsewhere.answer(request, model)
+        decision = Decision("base", reason, trace=caller.trace)
+        self._log(decision, caller, {})
+        return Answer(decision, deltas, FINGERPRINT)
 
     async def _decided(
         self,

@@ -310,7 +310,7 @@ class Api:
             self._gate.spend(caller.tenant, outcome.usage)
             request.state.outcomes.append(outcome)
 
-        told = wording(chat, router.model.fingerprint)
+        told = wording(chat, answer.fingerprint)
         return Reply(answer, told, n=chat.n or 1, report=report)
 
 
@@ -344,7 +344,7 @@ async def _report_invalid(request: Request, error: Exception) -> Response:
 
 async def _report(request: Request, error: Exception) -> Response:
     fault, body = fault_of(error)
-    if fault.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+    if fault.status in (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY):
         logger.error("request %s failed: %s", request.state.request_id, error)
     trace = getattr(request.state, "trace", None)
     headers = headers_of(error) | ({"X-T2L-Trace": trace} if trace else {})

@@ -15,12 +15,12 @@ def command(out: Output) -> None:
     A setting is taken from the command's flag, else from the environment variable T2L_<NAME>, else
     from t2l.toml in the working directory, else it has its default.
     """
-    settings = config.load()
+    values = config.load().model_dump(mode="json")
     origins = config.origins()
     rows = [
         {
             "setting": name,
-            "value": getattr(settings, name),
+            "value": values[name],
             "origin": origins[name],
             "meaning": field.description,
         }
@@ -31,6 +31,6 @@ def command(out: Output) -> None:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, tuple):  # as it is given
-        value = ",".join(value) or None
+    if isinstance(value, list):  # as it is given; of upstreams, their names
+        value = ",".join(one["name"] if isinstance(one, dict) else one for one in value) or None
     return "-" if value is None else str(value)

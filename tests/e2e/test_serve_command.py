@@ -119,7 +119,7 @@ def test_missing_checkpoint(tmp_path):
     ("args", "variables", "says"),
     [
         (["--port", "70000"], {}, "port, from --port"),
-        (["--engine", "vllm"], {}, "engine, from --engine"),
+        (["--engine", "abacus"], {}, "engine, from --engine"),
         ([], {"T2L_SLOTS": "none"}, "slots, from T2L_SLOTS"),
     ],
 )

@@ -148,7 +148,7 @@ def test_error_before_the_first_piece(streamed):
     with serve(BreakingEngine(EngineFailed("out of memory"), words=0)) as served:
         answer = served.post(stream=streamed)
 
-    assert (answer.status_code, answer.json()["error"]["message"]) == (500, "out of memory")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (502, "out of memory")
 
 
 def test_busy():

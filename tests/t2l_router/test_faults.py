@@ -36,7 +36,10 @@ TREE = [
         (errors.EngineBusy("x"), 429, "rate_limit_error", "engine_busy"),
         (errors.GenerationFailed("x"), 503, "server_error", "adapter_unavailable"),
         (NotReady("x"), 503, "server_error", "not_ready"),
-        (errors.EngineFailed("x"), 500, "server_error", "internal_error"),
+        (errors.EngineFailed("x"), 502, "server_error", "engine_failed"),
+        (errors.EngineUnreachable("x"), 503, "server_error", "engine_unreachable"),
+        (errors.UpstreamFailed("x"), 502, "server_error", "upstream_failed"),
+        (errors.UpstreamTimeout("x"), 504, "server_error", "upstream_timeout"),
     ],
 )
 def test_fault(error, status, kind, code):

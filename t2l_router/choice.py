@@ -258,7 +258,9 @@ class Chooser:
             if choice := await self._sticky(goes_on, tenant, reason):
                 return choice
         source = heard.topic.active.source if heard.topic else "inferred"
-        choice = await match(TaskDescription(heard.description, source), tenant, timing_ms)
+        is_common = heard.inferred is not None and heard.inferred.is_common
+        task = TaskDescription(heard.description, source, is_common)
+        choice = await match(task, tenant, timing_ms)
         adapter = choice.decision.adapter
         new = Held(adapter.adapter_id if adapter else None, topic=heard.topic, before=before)
         return replace(choice, held=new)

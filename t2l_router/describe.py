@@ -21,10 +21,13 @@ class TaskDescription:
     Args:
         text: Validated and normalised; equal texts are the same task.
         source: Which part of the request said so, or that it was inferred.
+        is_common: It is the description of a common task, which has an adapter of its own: no
+            other task's serves it, however near.
     """
 
     text: str
     source: Source
+    is_common: bool = False
 
 
 def task_of(request: ChatRequest, header: str | None = None) -> TaskDescription | None:

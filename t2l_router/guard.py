@@ -15,6 +15,7 @@ from itertools import product
 from typing import Literal
 
 from t2l_router.guard_words import (
+    DECISIVE,
     FILLERS,
     FORMATS,
     LANGUAGES,
@@ -70,6 +71,24 @@ def contradictions(one: str, two: str) -> tuple[Finding, ...]:
     found += _negations(words_one, words_two)
     found += _directions(words_one, words_two)
     found += _wording(words_one, words_two)
+    return tuple(found)
+
+
+def left_open(one: str, two: str) -> tuple[Finding, ...]:
+    """
+    Report where the first text takes a side of a pair of opposites that the second leaves open.
+
+    Args:
+        one: A request.
+        two: The description of a more general task.
+    """
+    words_one, words_two = _words(one), frozenset(_words(two))
+    found = []
+    for left, right in DECISIVE:
+        sides = [side.intersection(words_one) for side in (left, right)]
+        if bool(sides[0]) != bool(sides[1]) and not words_two & (left | right):
+            said = next(word for word in words_one if word in left | right)
+            found.append(Finding("opposites", said, "either"))
     return tuple(found)
 
 

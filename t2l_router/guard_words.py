@@ -40,6 +40,11 @@ LANGUAGES = {
     )
 } | {"mandarin": "chinese", "castilian": "spanish", "farsi": "persian", "panjabi": "punjabi"}
 
+PROGRAMMING = _set(
+    "python java javascript typescript rust ruby sql bash c++ c# kotlin haskell perl php"
+)
+"""The languages among them that nobody speaks."""
+
 FORMATS = {
     name: name
     for name in _set("json xml yaml csv html markdown latex table paragraph haiku poem essay")
@@ -93,6 +98,10 @@ OPPOSITES = _sides(
     "agree support|disagree oppose",
 )
 """Pairs of sides; a text that names both sides of a pair says nothing about it."""
+
+_LOOSE = _set("first more longer before always start above left add prefix internal allowed")
+DECISIVE = tuple(pair for pair in OPPOSITES if not _LOOSE & (pair[0] | pair[1]))
+"""The pairs whose one side is rarely said by the way."""
 
 NEGATORS = _set(
     "no not never without don't doesn't didn't isn't aren't won't can't cannot shouldn't mustn't "

@@ -65,12 +65,13 @@ class Heads:
         acts: Embedding and wording -> what the turn is, logits of `turns.ACTS`.
         states: Embedding and wording of a sentence -> logit that it states a task.
         to_task: Embedding of a turn -> what to add to reach its task's description.
-        which: Embedding and wording -> which of *tasks* it is, logits.
+        which: Embedding and wording -> which of *tasks* it is, logits; one more says none of them.
         judge: Weighs whether a turn goes on with the topic.
         tasks: Descriptions of common tasks, to choose among.
         task_embeddings: ``[N, D]`` of unit L2 norm, theirs.
         task_bias: ``[N]``: how near any turn is to each of them, which says nothing.
         encoder: Fingerprint of the encoder whose embeddings these heads read.
+        wide: Numbers of the tasks that hold different ones and so stand for no request.
     """
 
     acts: Layers
@@ -82,6 +83,7 @@ class Heads:
     task_embeddings: Matrix
     task_bias: Vector
     encoder: str
+    wide: frozenset[int] = frozenset()
 
     def read_acts(self, embeddings: Matrix, texts: list[str]) -> Matrix:
         """Give ``[N, len(ACTS)]`` probabilities."""
@@ -94,7 +96,7 @@ class Heads:
 
     def which_task(self, embeddings: Matrix, texts: list[str]) -> Matrix:
         """Give ``[N, len(tasks)]`` probabilities."""
-        return softmax(self.which(joined(embeddings, texts)))
+        return softmax(self.which(joined(embeddings, texts)))[:, : len(self.tasks)]
 
     def in_task_space(self, embeddings: Matrix) -> Matrix:
         """Move ``[N, D]`` turns to where their tasks' descriptions are; unit L2 norm."""
@@ -117,6 +119,7 @@ class Heads:
                 tensors[f"{name}.{i}.weight"], tensors[f"{name}.{i}.bias"] = weight, bias
         halved = {name: np.ascontiguousarray(t.astype(np.float16)) for name, t in tensors.items()}
         about = {"format": FORMAT, "encoder": self.encoder, "tasks": json.dumps(self.tasks)}
+        about["wide"] = json.dumps(sorted(self.wide))
         save_file(halved, path, metadata=about)
 
 
@@ -161,6 +164,7 @@ def load(path: Path | None = None, *, encoder: str) -> Heads:
             tensors["task_embeddings"],
             tensors["task_bias"],
             about["encoder"],
+            frozenset(json.loads(about.get("wide", "[]"))),
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelCorrupt(f"{path}: not the heads of inference: {error!r}") from None

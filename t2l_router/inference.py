@@ -28,6 +28,7 @@ class Inferred:
         embedding: Of the text, ``[D]`` float32 of unit L2 norm; None where a new adapter is not
             to be remembered as the session's topic.
         source: Whether the system prompt states the task or it was inferred.
+        is_common: The text is the description of a common task.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Inferred:
     why: str
     embedding: Vector | None = None
     source: Source = "inferred"
+    is_common: bool = False
 
 
 class Inference(Protocol):
@@ -46,6 +48,9 @@ class Inference(Protocol):
 
     def stated(self, reading: Reading) -> Inferred | None:
         """Find the task that the system prompt states; None if it states none."""
+
+    def commanded(self, reading: Reading) -> Inferred | None:
+        """Find the command of the system prompt that the last turn begins with; None without."""
 
     def turn(self, reading: Reading) -> Turn:
         """Read the last user turn."""
@@ -70,6 +75,10 @@ class NoInference:
     judge: Judge | None = None
 
     def stated(self, reading: Reading) -> None:  # noqa: ARG002
+        """Read no system prompt."""
+        return
+
+    def commanded(self, reading: Reading) -> None:  # noqa: ARG002
         """Read no system prompt."""
         return
 
@@ -122,6 +131,9 @@ def hear(inference: Inference, reading: Reading, topic: Topic | None, *, tenant:
         topic: What the session remembers; None at its first task.
         tenant: Whose library may be looked at.
     """
+    told = None if reading.is_tampered else inference.commanded(reading)
+    if told is not None:
+        return _at(told, topic, inference.turn(reading))
     stated = None
     before = topic
     if topic is None and (stated := inference.stated(reading)) is not None:
@@ -142,11 +154,17 @@ def hear(inference: Inference, reading: Reading, topic: Topic | None, *, tenant:
     found = inference.infer(reading, tenant=tenant, turn=turn)
     if found is None:
         return Heard(None, topic, "no task can be told")
+    kept = before is not None and before.active.description == found.text
+    return replace(_at(found, topic, turn), kept=kept)
+
+
+def _at(found: Inferred, topic: Topic | None, turn: Turn) -> Heard:
+    """A turn at a task that was just found."""
     if found.embedding is None:
         return Heard(found.text, topic, found.why, inferred=found)
-    fresh = begin(topic, found.text, found.embedding, turn, source=found.source)
-    same = before is not None and before.active.description == found.text
-    return Heard(found.text, fresh, found.why, kept=same, inferred=found)
+    kept = topic is not None and topic.active.description == found.text
+    at = begin(topic, found.text, found.embedding, turn, source=found.source)
+    return Heard(found.text, at, found.why, kept=kept, inferred=found)
 
 
 def _was_aside(inference: Inference, reading: Reading) -> bool:

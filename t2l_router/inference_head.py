@@ -4,20 +4,19 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
+from t2l_router.commands import chosen, commands
+from t2l_router.common import common_task
 from t2l_router.describe import MAX_CHARS, validated
 from t2l_router.errors import InvalidDescription
-from t2l_router.guard import contradictions
 from t2l_router.heads import Heads
 from t2l_router.inference import Inferred
 from t2l_router.reading import Reading
-from t2l_router.topics import Matrix, Turn
+from t2l_router.topics import Matrix, Turn, Vector
 from t2l_router.turns import request_part
 
 STATES_TASK = 0.5
 MAX_SENTENCES = 24
 ASKS = 0.5  # from here on a turn is taken to say what to do
-SURE = 0.5  # from here on the heads' word for a known task is taken
-SAME_TASK = 0.6  # a request this near to a known description means that task
 _SENTENCE = re.compile(r"(?<=[.!?:;])\s+|\n+")
 
 
@@ -59,9 +58,17 @@ class HeadInference:
         embedding = embeddings[int(sure.argmax())]
         if len(stating) > 1:
             (embedding,) = self._encoder.embed([text])
-        return Inferred(
-            text, float(sure.max()), "the system prompt states the task", embedding, "system"
-        )
+        return self._of_system(text, embedding, float(sure.max()))
+
+    def commanded(self, reading: Reading) -> Inferred | None:
+        """Find the command of the system prompt that the last turn begins with."""
+        if reading.system is None or (marks := commands(reading.system)) == {}:
+            return None
+        text = _description(chosen(marks, reading.last) or "")
+        if text is None:
+            return None
+        (embedding,) = self._encoder.embed([text])
+        return self._of_system(text, embedding, 1.0)
 
     def turn(self, reading: Reading) -> Turn:
         """Read the last user turn: one text to encode, two where it brings its material along."""
@@ -78,6 +85,7 @@ class HeadInference:
             task,
             tuple(float(p) for p in acts),
             which,
+            common=common_task(self._heads, request, embeddings[-1], which),
             nearest=float((self._heads.task_embeddings @ task - self._heads.task_bias).max()),
             words=len(text.split()),
             has_material=len(texts) > 1,
@@ -98,21 +106,33 @@ class HeadInference:
         request = _description(request_part(reading.last))
         if request is None:
             return None
-        likely = turn.which + heads.task_embeddings @ turn.request
-        best = int(likely.argmax())
-        known = Inferred(
-            heads.tasks[best],
-            float(turn.which[best]),
-            "the nearest task known beforehand",
-            heads.task_embeddings[best],
-        )
         if turn.states_task < ASKS:
-            return known
-        near = float(heads.task_embeddings[best] @ turn.request)
-        surely = turn.which[best] >= SURE or near >= SAME_TASK
-        if surely and not contradictions(request, heads.tasks[best]):
-            return known
+            best = int((turn.which + heads.task_embeddings @ turn.request).argmax())
+            known, score = heads.tasks[best], float(turn.which[best])
+            embedding = heads.task_embeddings[best]
+            return Inferred(known, score, "the nearest common task", embedding, is_common=True)
+        if turn.common is not None:
+            embedding = self._described(turn.common)
+            score = float(turn.which.max())
+            return Inferred(turn.common, score, "a common task", embedding, is_common=True)
         return Inferred(request, turn.states_task, "the turn says what to do", turn.request)
+
+    def _of_system(self, text: str, embedding: Vector, sure: float) -> Inferred:
+        """What a system prompt states, in the words of a common task if it surely is one."""
+        why = "the system prompt states the task"
+        (which,) = self._heads.which_task(embedding[None], [text])
+        if (known := common_task(self._heads, text, embedding, which)) is not None:
+            why = f"{why}, a common one"
+            return Inferred(known, sure, why, self._described(known), "system", is_common=True)
+        return Inferred(text, sure, why, embedding, "system")
+
+    def _described(self, task: str) -> Vector:
+        """The embedding of a common task's description."""
+        if task in self._heads.tasks:
+            row: Vector = self._heads.task_embeddings[self._heads.tasks.index(task)]
+            return row
+        (embedded,) = self._encoder.embed([task])
+        return embedded
 
 
 def _description(text: str) -> str | None:

@@ -190,8 +190,10 @@ class Matcher:
             return _Query(tenant, task, decision)
         with timed(timing_ms, "embed"):
             embedding = await self.maker.embed(task.text)
-        with timed(timing_ms, "search"):
-            hits = await self._library.search(embedding, tenant=tenant)
+        hits: list[Hit] = []
+        if not task.is_common:
+            with timed(timing_ms, "search"):
+                hits = await self._library.search(embedding, tenant=tenant)
         decision = policy.decide(task.text, hits, tenant=tenant, thresholds=thresholds)
         return _Query(tenant, task, decision, embedding, tuple(hits))
 

@@ -35,6 +35,7 @@ class Turn:
         task: The request moved to where its task's description would be, ``[D]``.
         acts: How surely it is each of `turns.ACTS`, 0 to 1.
         which: How surely it is at each task known beforehand, ``[N]``, 0 to 1.
+        common: The description of the common task that it surely means; None if it means none.
         nearest: Score of the best among the tasks known beforehand.
         words: How many.
         has_material: It holds more than the request.
@@ -48,6 +49,7 @@ class Turn:
     task: Vector
     acts: tuple[float, ...]
     which: Vector
+    common: str | None = None
     nearest: float = 0.0
     words: int = 0
     has_material: bool = False
@@ -192,6 +194,7 @@ AGAIN_ASIDE = 0.2  # and more so after small talk
 SHIFT = 0.4
 RETURN = 0.4
 ASKS, OVERRIDES = 0.25, 0.4  # less than that is no request; the second, against a system prompt
+NOVEL = 0.3  # what it adds that a turn means another common task
 DOUBT = 0.25  # share of the last turn's doubt that adds to a turn's own
 
 
@@ -218,12 +221,14 @@ def follow(  # noqa: PLR0911 - each case is one line of its answer
     keep, shift, aside = judge(evidence(topic, turn))
     if (aside + turn.aside) / 2 > ASIDE:
         return Aside("small talk")
-    share = shift / (keep + shift)
+    share = shift / (keep + shift) + DOUBT * topic.doubt
+    if turn.common not in (None, topic.active.description):
+        share += NOVEL
     asks = turn.states_task + turn.acts[ACTS.index("return")]
     # Whatever comes is done with the task that is there, unless it asks for something.
     if asks < (OVERRIDES if topic.active.source == "system" else ASKS):
         return Kept(counted(topic, turn))
-    if share + DOUBT * topic.doubt <= SHIFT:
+    if share <= SHIFT:
         return Kept(replace(counted(topic, turn), doubt=share))
     back_to = max(topic.earlier, key=lambda task: _nearness(task, turn), default=None)
     if back_to is not None and turn.acts[ACTS.index("return")] > RETURN:

@@ -19,6 +19,7 @@ _QUOTED = re.compile(r'```.*?```|"[^"\n]{12,}"|“[^”]{12,}”|«[^»]{12,}»'
 _MAX_REQUEST_CHARS = 300
 # Words to either side of a colon that separates a request from its material.
 _REQUEST_WORDS, _SHORT, _LONG = range(3, 17), 3, 11
+_PASSAGE = 30  # words of a line that asks for nothing itself
 
 
 def wording(text: str) -> NDArray[np.float32]:
@@ -76,7 +77,8 @@ def request_part(text: str) -> str:
         return text[:_MAX_REQUEST_CHARS]
     first, last = lines[0], lines[-1]
     if len(lines) > 1 and len(last) < min(100, 2 * len(first)):
-        first = f"{first} {last}"
+        is_passage = len(first.split()) > _PASSAGE and len(last.split()) <= _LONG
+        first = last if is_passage else f"{first} {last}"
     request, colon, material = first.partition(": ")
     n_request, n_material = len(request.split()), len(material.split())
     is_request = n_request in _REQUEST_WORDS or n_material > _LONG

@@ -29,6 +29,14 @@ _OPENERS = (
 )
 
 
+_CLOSERS = (
+    "enough {}. ",
+    "ok, {} done. ",
+    "that's it with {}. ",
+    "no more {} please. ",
+    "so much for {}, ",
+)
+
 # How often made-up chats do what.
 STATED = 0.75  # a system prompt states the first task, where there is one
 ASKED = 0.7  # the first turn says what to do
@@ -36,6 +44,7 @@ ASIDE = 0.12
 SHIFT = 0.22
 RETURN = 0.3  # of the shifts
 BARE = 0.08  # of the shifts: nothing but an input shows it
+CLOSED = 0.15  # of the shifts: the turn names what it is done with
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,7 @@ class ChatTask:
         follow_ups: Turns that change the last answer or go on with it.
         returns: Turns that come back to the task.
         systems: System prompts that state it.
+        wide: It holds tasks that differ in substance, so that it stands for no request.
     """
 
     description: str
@@ -60,6 +70,7 @@ class ChatTask:
     follow_ups: tuple[str, ...] = ()
     returns: tuple[str, ...] = ()
     systems: tuple[str, ...] = ()
+    wide: bool = False
 
     def turns(self) -> tuple[str, ...]:
         """All of them."""
@@ -141,7 +152,8 @@ def _written(raw: Mapping[str, Any], other: Mapping[str, Sequence[str]], seed: i
         ),
         tuple(_fill(f, inputs[0]) for f in follow_ups),
         tuple(_led(other["returning"], text, seed) for text in inputs),
-        (raw["system"],) if "system" in raw else (),
+        tuple(raw.get("systems", ())),
+        wide=raw.get("wide", False),
     )
 
 
@@ -239,7 +251,11 @@ def _made_up(tasks: Sequence[ChatTask], asides: Sequence[str], rng: random.Rando
             current, task = following, tasks[following]
             asks = (*task.asks, *task.returns, *task.returns) if returns else task.asks
             bare = not returns and rng.random() < BARE
-            turns.append(Said(rng.choice(task.inputs if bare else asks), current, shifts=True))
+            text = rng.choice(task.inputs if bare else asks)
+            if not bare and rng.random() < CLOSED:
+                word = rng.choice(tasks[past[0]].description.rstrip(".").lower().split()[1:])
+                text = rng.choice(_CLOSERS).replace("{}", word) + text
+            turns.append(Said(text, current, shifts=True))
         else:
             kinds = (task.inputs, task.follow_ups or task.inputs, task.asks)
             (kind,) = rng.choices(kinds, (0.5, 0.35, 0.15))

@@ -35,6 +35,7 @@ from training.corpus import load_tasks
 SPLITS = ("train", "train_aux")
 LICENCES = ("permissive", "share_alike", "unknown")
 FOLDS = 3
+FAR = 0.4  # cosine of two descriptions that are surely of different tasks
 
 
 class CachedEncoder:
@@ -108,16 +109,23 @@ def fit_acts(written: Sequence[ChatTask], asides: Asides, encoder: Encoder) -> L
         kinds += [("follow-up", task.follow_ups), ("return", task.returns)]
     rows = [(text, ACTS.index(kind)) for kind, texts in kinds for text in texts]
     texts = [request_part(text) for text, _ in rows]
-    return _logistic(joined(encoder.embed(texts), texts), [label for _, label in rows], len(ACTS))
+    labels = [label for _, label in rows]
+    return _logistic(joined(encoder.embed(texts), texts), labels, len(ACTS), balance=1.0)
 
 
-def fit_which(written: Sequence[ChatTask], encoder: Encoder) -> Layers:
-    """Learn which of the written tasks a turn is at."""
+def fit_which(written: Sequence[ChatTask], corpus: Sequence[ChatTask], encoder: Encoder) -> Layers:
+    """Learn which of the written tasks a turn or a system prompt is at, or that it is at none."""
     rows = [(request_part(t), i) for i, task in enumerate(written) for t in task.turns()]
     rows += [(task.description, i) for i, task in enumerate(written)]
+    rows += [(system, i) for i, task in enumerate(written) for system in task.systems]
+    # A corpus' tasks that are far from all of the written ones are none of them.
+    known = encoder.embed([task.description for task in written])
+    for task in corpus:
+        if float((encoder.embed([task.description]) @ known.T).max()) < FAR:
+            rows += [(text, len(written)) for text in (task.description, *task.requests[:2])]
     texts = [text for text, _ in rows]
     labels = [label for _, label in rows]
-    return _logistic(joined(encoder.embed(texts), texts), labels, len(written), decay=0.003)
+    return _logistic(joined(encoder.embed(texts), texts), labels, len(written) + 1, decay=0.003)
 
 
 def fit_states(
@@ -134,18 +142,26 @@ def fit_states(
     return Layers((weight[:, 1:] - weight[:, :1],), (bias[1:] - bias[:1],))
 
 
-def _logistic(rows: Matrix, labels: Sequence[int], classes: int, *, decay: float = 0.01) -> Layers:
+def _logistic(
+    rows: Matrix,
+    labels: Sequence[int],
+    classes: int,
+    *,
+    decay: float = 0.01,
+    balance: float = 0.5,
+) -> Layers:
+    """Fit a linear map; at a *balance* of 1 rare classes weigh as much as frequent ones."""
     x, y = torch.from_numpy(rows), torch.tensor(labels)
     mean = x.mean(0)
     weight = torch.zeros(x.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     counts = torch.bincount(y, minlength=classes).float()
-    balance = (counts.sum() / counts.clamp(min=1) / classes).sqrt()
+    weights = (counts.sum() / counts.clamp(min=1) / classes) ** balance
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        total = cross_entropy((x - mean) @ weight + bias, y, weight=balance)
+        total = cross_entropy((x - mean) @ weight + bias, y, weight=weights)
         total = total + decay * weight.pow(2).sum() / 2
         total.backward()
         return total
@@ -340,12 +356,13 @@ def _heads(
         fit_acts(written, asides, encoder),
         fit_states(written, corpus, asides, encoder),
         to_task,
-        fit_which(written, encoder),
+        fit_which(written, corpus, encoder),
         Judge(nothing, nothing, (), ()),
         known,
         embeddings,
         np.zeros(len(known), np.float32),
         fingerprint,
+        frozenset(i for i, task in enumerate(texts.written) if task.wide),
     )
     turns = encoder.embed([text for task in written for text in (*task.asks, *task.inputs)])
     scores = np.sort(heads.in_task_space(turns) @ embeddings.T, axis=0)

@@ -115,14 +115,38 @@ def test_bare_input():
 def test_system_prompt():
     """The task that a system prompt states serves the turns after it, and is kept."""
     strategy = inference("input")
-    asked = reading("Hello.", system="Sort the words of each message.")
+    asked = reading("Hello.", system="Reverse the words of each message.")
     heard = hear(strategy, asked, None, tenant="t")
     again = hear(strategy, reading("Hello.", "Bye.", system=asked.system), heard.topic, tenant="t")
 
-    assert heard.description == "Sort the words of each message."
+    assert heard.description == "Reverse the words of each message."
     assert heard.topic.active.source == "system"
     assert (heard.kept, again.kept) == (False, True)
     assert again.description == heard.description
+
+
+def test_commands_of_a_system_prompt():
+    """Of a prompt with several tasks each turn is at the one whose mark it begins with."""
+    strategy = inference("input")
+    system = 'If a text starts with "A:" sort a list. If it starts with "B:" rhyme with owls.'
+    turns = ("A: c, b, a", "B: night", "B: day", "A: z, y")
+    topic, said = None, []
+    for i in range(4):
+        heard = hear(strategy, reading(*turns[: i + 1], system=system), topic, tenant="t")
+        said.append((heard.description, heard.kept))
+        topic = heard.topic
+
+    rhymes = "rhyme with owls."
+    assert said == [(TASKS[1], False), (rhymes, False), (rhymes, True), (TASKS[1], False)]
+    assert {task.source for task in (topic.active, *topic.earlier)} == {"system"}
+
+
+def test_common_task_of_a_system_prompt():
+    """A system prompt that surely means a common task gets that task's description."""
+    heard = hear(inference("input"), reading("x", system="Sort a list"), None, tenant="t")
+
+    assert heard.description == TASKS[1]
+    assert heard.inferred.is_common
 
 
 def test_persona():

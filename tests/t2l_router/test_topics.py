@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,6 +100,17 @@ def test_shift():
     assert isinstance(follow(topic, turn(5, ask=0.3), SHIFTS), Shifted)
     assert isinstance(follow(stated, turn(5, ask=0.3), SHIFTS), Kept)
     assert isinstance(follow(stated, turn(5, ask=0.9), SHIFTS), Shifted)
+
+
+def test_another_common_task():
+    """That a turn surely means another common task adds to what the judge says."""
+    nearly = judge(keep=0.6)
+    topic = at("Translate.")
+    said = turn(5, ask=0.9)
+
+    assert isinstance(follow(topic, said, nearly), Kept)
+    assert isinstance(follow(topic, replace(said, common="Write a poem."), nearly), Shifted)
+    assert isinstance(follow(topic, replace(said, common="Translate."), nearly), Kept)
 
 
 def test_return_to_an_earlier_task():

@@ -16,6 +16,11 @@ from t2l_router.topics import Vector
 SURE = 0.36  # from here on the heads' probability and half the cosine say that it means the task
 _TRANSLATE = re.compile(r"Translate (\w+) text into (\w+)\.")
 _INSTEAD = re.compile(r"\b(?:instead of|rather than|not(?: in| into)?) (?:the )?\w+", re.IGNORECASE)
+_GIVEN = re.compile(
+    r"\b(?:from|sentences?|texts?|messages?|words?|lines?|write|writes|written|type|typed|speak)"
+    r"(?: (?:you )?(?:this |that |it )?in)? (\w+)",
+    re.IGNORECASE,
+)
 _INTO = re.compile(r"\b(?:in|into|to) (?:the )?(\w+)", re.IGNORECASE)
 _NATURAL = {name for name in LANGUAGES if name not in PROGRAMMING}
 
@@ -53,9 +58,14 @@ def between_languages(description: str, text: str) -> str:
     source, target = found.groups()
     rest = _INSTEAD.sub(" ", text)
     said = [word.title() for word in re.findall(r"[a-z]+", rest.lower()) if word in _NATURAL]
-    into = [word.title() for word in _INTO.findall(rest) if word.lower() in _NATURAL]
+    given = [word.title() for word in _GIVEN.findall(rest) if word.lower() in _NATURAL]
+    into = [word.title() for word in _INTO.findall(_GIVEN.sub(" ", rest))]
+    into = [word for word in into if word.lower() in _NATURAL]
     if not said:
         return description
+    if given and len(set(said)) > 1:
+        source = given[0]
+        return f"Translate {source} text into {next(w for w in reversed(said) if w != source)}."
     if into:
         target = into[-1]
         # Who names one language alone writes English, and wants English of everything else.

@@ -106,8 +106,8 @@ class HeadInference:
         request = _description(request_part(reading.last))
         if request is None:
             return None
-        if turn.states_task < ASKS:
-            best = int((turn.which + heads.task_embeddings @ turn.request).argmax())
+        best = int((turn.which + heads.task_embeddings @ turn.request).argmax())
+        if turn.states_task < ASKS and best not in heads.wide:
             known, score = heads.tasks[best], float(turn.which[best])
             embedding = heads.task_embeddings[best]
             return Inferred(known, score, "the nearest common task", embedding, is_common=True)

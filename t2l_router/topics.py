@@ -188,10 +188,10 @@ class Judge:
         return keep, shift, aside
 
 
-ASIDE = 0.36
+ASIDE = 0.3
 FIRST_ASIDE = 0.35  # without any task so far, small talk is likelier
 AGAIN_ASIDE = 0.2  # and more so after small talk
-SHIFT = 0.4
+SHIFT = 0.6
 RETURN = 0.4
 ASKS, OVERRIDES = 0.25, 0.4  # less than that is no request; the second, against a system prompt
 NOVEL = 0.3  # what it adds that a turn means another common task

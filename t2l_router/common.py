@@ -16,9 +16,10 @@ from t2l_router.topics import Vector
 SURE = 0.36  # from here on the heads' probability and half the cosine say that it means the task
 _TRANSLATE = re.compile(r"Translate (\w+) text into (\w+)\.")
 _INSTEAD = re.compile(r"\b(?:instead of|rather than|not(?: in| into)?) (?:the )?\w+", re.IGNORECASE)
+# Where the language of the material is named, before it.
 _GIVEN = re.compile(
-    r"\b(?:from|sentences?|texts?|messages?|words?|lines?|write|writes|written|type|typed|speak)"
-    r"(?: (?:you )?(?:this |that |it )?in)? (\w+)",
+    r"\b(?:from|(?:is|are|it's|sentences|texts|messages|words|lines) in"
+    r"|(?:i|we|they|you get) (?:write|wrote|type|speak)(?: it)?(?: in)?) (?:the )?(\w+)",
     re.IGNORECASE,
 )
 _INTO = re.compile(r"\b(?:in|into|to) (?:the )?(\w+)", re.IGNORECASE)
@@ -59,8 +60,7 @@ def between_languages(description: str, text: str) -> str:
     rest = _INSTEAD.sub(" ", text)
     said = [word.title() for word in re.findall(r"[a-z]+", rest.lower()) if word in _NATURAL]
     given = [word.title() for word in _GIVEN.findall(rest) if word.lower() in _NATURAL]
-    into = [word.title() for word in _INTO.findall(_GIVEN.sub(" ", rest))]
-    into = [word for word in into if word.lower() in _NATURAL]
+    into = [word.title() for word in _INTO.findall(rest) if word.lower() in _NATURAL]
     if not said:
         return description
     if given and len(set(said)) > 1:

@@ -108,7 +108,7 @@ async def replay(conversations: Iterable[dict[str, Any]], router: Router) -> lis
     outcomes = []
     for conversation in conversations:
         last: str | None = None
-        for label, request in asked(conversation, session=conversation["id"]):
+        for label, request in asked(conversation, t2l_session=conversation["id"]):
             answer = await router.chat(request, Caller())
             async for _ in answer.deltas:
                 pass

@@ -112,6 +112,14 @@ def test_bare_input():
     assert heard.description == TASKS[1]
 
 
+def test_bare_input_near_a_wide_task():
+    """A common task that holds different ones is no guess: the user's words stand."""
+    known = replace(made("input"), wide=frozenset({1}))
+    heard = hear(HeadInference(WordEncoder(), known), reading("list a sort"), None, tenant="t")
+
+    assert heard.description == "list a sort"
+
+
 def test_system_prompt():
     """The task that a system prompt states serves the turns after it, and is kept."""
     strategy = inference("input")

@@ -123,7 +123,7 @@ def test_return_to_an_earlier_task():
 
 def test_doubt_adds_up():
     """Two turns in a row that nearly shift are a shift; one alone isn't, nor after a sure one."""
-    nearly = judge(keep=0.6)
+    nearly = judge(keep=-0.1)
     first = follow(at("Translate."), turn(5, ask=0.9), nearly)
 
     assert isinstance(first, Kept)

@@ -131,7 +131,7 @@ class HeadInference:
         if task in self._heads.tasks:
             row: Vector = self._heads.task_embeddings[self._heads.tasks.index(task)]
             return row
-        (embedded,) = self._encoder.embed([task])
+        embedded: Vector = self._encoder.embed([task])[0]
         return embedded
 
 

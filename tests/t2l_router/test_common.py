@@ -37,7 +37,10 @@ def test_other_languages():
         ("Spanish instead of French today", "Translate English text into Spanish."),
         ("from Dutch to Polish", "Translate Dutch text into Polish."),
         ("Polish to English", "Translate Polish text into English."),
-        ("I'll send sentences in English, give me the French", "Translate English text into French."),
+        (
+            "I'll send sentences in English, give me the French",
+            "Translate English text into French.",
+        ),
         ("put it in Polish, I wrote it in Dutch", "Translate Dutch text into Polish."),
         ("you get texts in Dutch and I want French", "Translate Dutch text into French."),
         ("the Danish version", "Translate English text into Danish."),

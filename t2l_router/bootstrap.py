@@ -379,18 +379,21 @@ def load_engine_model(
     Load the base model in the numbers that the settings ask for.
 
     Raises:
-        ConfigError: They ask for 8-bit weights on a GPU.
+        ConfigError: They ask for rounded weights on a GPU.
     """
     import torch
 
+    from t2l_router.engines.fastest import fastest_on_cpu
     from t2l_router.engines.quantise import quantise
     from t2l_router.models import load_base
 
-    device = torch_device(settings.device)
-    if settings.dtype == "int8" and device != "cpu":
-        raise ConfigError("dtype int8 is for CPUs; use auto, or device cpu")
-    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    device, wanted = torch_device(settings.device), settings.dtype
+    if wanted in ("int8", "int4") and device != "cpu":
+        raise ConfigError(f"dtype {wanted} is for CPUs; use auto, or device cpu")
+    if wanted == "auto":
+        wanted = fastest_on_cpu() if device == "cpu" else "bfloat16"
+    dtype = torch.float32 if wanted == "float32" else torch.bfloat16
     model, tokenizer = load_base(base, dtype=dtype, device=device)
-    if settings.dtype == "int8":
-        quantise(model)
+    if device == "cpu" and wanted != "float32":
+        quantise(model, wanted)
     return model, tokenizer

@@ -157,9 +157,9 @@ class Settings(BaseSettings):
     vllm_timeout_s: float = Field(60.0, gt=0, description="Longest silence of a vLLM server.")
     echo_delay_s: float = Field(0.0, ge=0, description="Time the echo takes for each word.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
-    dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = Field(
         "auto",
-        description="The base model's numbers; auto is bfloat16, int8 is faster for few requests.",
+        description="The base model's numbers; auto is what is fastest here (docs/engine.md).",
     )
     slots: int = Field(16, ge=1, le=1_024, description="Adapters resident in the engine.")
     max_running: int = Field(8, ge=1, description="Requests answered at once.")

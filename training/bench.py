@@ -68,8 +68,8 @@ class Bench:
         """Load the base model, as it is served with *dtype*, and open it for adapters."""
         directory = find_model(base)
         self._model = load_frozen(directory, device=device, dtype=torch.bfloat16)
-        if dtype == "int8":
-            quantise(self._model)
+        if dtype != "bfloat16":
+            quantise(self._model, dtype)
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         self._bank = SlotBank(self._model, self.generator.spec, _SLOTS)
 

@@ -185,7 +185,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="draws of descriptions, seeds SEED, SEED + 1, ...",
     )
     parser.add_argument(
-        "--dtype", choices=["bfloat16", "int8"], default="bfloat16", help="as served with it"
+        "--dtype",
+        choices=["bfloat16", "int8", "int4"],
+        default="bfloat16",
+        help="as served with it",
     )
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32, help="prompts answered together")

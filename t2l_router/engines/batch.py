@@ -1,5 +1,6 @@
 """The running rows as one batch: prompts are read in pieces, answers decode together."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,9 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from t2l_router.engines import attention
+from t2l_router.engines.forward import forward_of
 from t2l_router.engines.graphs import DecodeGraphs
-from t2l_router.engines.kv import KvBank
+from t2l_router.engines.kv import KvBank, KvWindow
 from t2l_router.engines.slots import SlotBank
+
+logger = logging.getLogger(__name__)
 
 # Tokens of a prompt read in one step: alone, and while others wait for their next token.
 READ_ALONE, READ_BESIDE = 512, 128
@@ -66,8 +70,8 @@ class Batch:
         use_graphs: bool = False,
     ) -> None:
         attention.install(model)
-        self._model: Any = model
-        self._decoder: Any = model.get_decoder()
+        self._device = model.device
+        self._forward = forward_of(model)
         self._slots = slots
         self.kv = kv
         self._read_together = read_together
@@ -91,7 +95,10 @@ class Batch:
         """Add a row, whose keys and values are to follow, and return its place in the bank."""
         longest = max([row.capacity, *(other.capacity for other in self.rows)])
         place = len(self.rows)
-        self.kv.reserve(place + 1, longest, live=place)
+        n_rows = place + 1
+        if self._graphs is not None and self.kv.fits(self.kv.max_rows, longest):
+            n_rows = self.kv.max_rows  # a bank that grows moves, and costs all graphs
+        self.kv.reserve(n_rows, longest, live=place)
         self.rows.append(row)
         return place
 
@@ -113,7 +120,8 @@ class Batch:
             place = self._n_ready
         last = len(self.rows) - 1
         self._exchange(place, last)
-        self.kv.wipe(last, row.n_written)
+        # A graph's warm-up writes to the last position too.
+        self.kv.wipe(last, row.n_written if self._graphs is None else self.kv.length)
         self.rows.pop()
         if not self.rows:
             self.kv.release()
@@ -146,11 +154,15 @@ class Batch:
             The logits of each one's next token, ``[rows, vocab_size]``.
         """
         if rows is None and self._graphs is not None:
-            return self._replay(self._graphs)
+            try:
+                return self._replay(self._graphs)
+            except RuntimeError:
+                # A model that can't be captured would break in every step.
+                logger.warning("no CUDA graphs from now on: a step broke", exc_info=True)
+                self._graphs = None
         rows = self.ready if rows is None else rows
         first = self.rows.index(rows[0])
-        logits: Tensor = self._forward(self._model, rows, first, 1, logits_to_keep=1).logits[:, -1]
-        return logits
+        return self._forward.decode(*self._seated(rows, first, 1))
 
     def advance(self, row: Row, token: int) -> None:
         """Append the token that was chosen from a ready row's logits."""
@@ -175,25 +187,18 @@ class Batch:
 
     def _graphed(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
         self._slots.show(len(ids))
-        logits: Tensor = self._model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=self._masks.of(positions, length),
-            past_key_values=self.kv.window(0, positions, length, by_index=True),
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        return logits
+        window = self.kv.window(0, positions, length, by_index=True)
+        return self._forward.decode(ids, positions, self._masks.of(positions, length), window)
 
     def _read(self, group: Sequence[Row], first: int, n_tokens: int) -> None:
-        self._forward(self._decoder, group, first, n_tokens)
+        self._forward.read(*self._seated(group, first, n_tokens))
         for row in group:
             row.n_read = min(row.n_read + n_tokens, len(row.ids) - 1)
 
-    def _forward(
-        self, model: Any, rows: Sequence[Row], first: int, n_tokens: int, **options: Any
-    ) -> Any:
-        device = self._model.device
+    def _seated(
+        self, rows: Sequence[Row], first: int, n_tokens: int
+    ) -> tuple[Tensor, Tensor, Any, KvWindow]:
+        """Make the model ready for a pass, and give the pass's arguments."""
         starts = [row.n_read for row in rows]
         pieces = [
             row.ids[start : start + n_tokens] for row, start in zip(rows, starts, strict=True)
@@ -205,15 +210,9 @@ class Batch:
         self._slots.seat([row.slot for row in rows], first=first)
         for row, start in zip(rows, starts, strict=True):
             row.n_written = max(row.n_written, start + n_tokens)
-        positions = positions.to(device)
-        return model(
-            input_ids=ids.to(device),
-            position_ids=positions,
-            attention_mask=self._masks.of(positions, length),
-            past_key_values=self.kv.window(first, positions, length),
-            use_cache=True,
-            **options,
-        )
+        positions = positions.to(self._device)
+        window = self.kv.window(first, positions, length)
+        return ids.to(self._device), positions, self._masks.of(positions, length), window
 
     def _exchange(self, one: int, other: int) -> None:
         if one == other:

@@ -1,53 +1,173 @@
-"""Weights in 8 bits, for decoding on a CPU: reading the weights is what a token costs."""
+"""Weights in the form that a CPU multiplies fastest: reading the weights is what a token costs."""
+
+import logging
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
-# Rows up to which the packed kernel is faster than bfloat16's; with more it is several times
-# slower, because it works row by row (measured at SmolLM2's shapes).
-_FEW_ROWS = 4
+logger = logging.getLogger(__name__)
+
+GROUP = 32  # inputs that share a scale in 4 bits; Q4_0 and Q4_1 files have the same groups
+_SAMPLED = 64  # outputs that show what rounding loses
+_ROWS_EXPECTED = 8  # what oneDNN lays weights out for; other numbers are right as well
 
 
-class Int8Linear(nn.Linear):
+class PackedLinear(nn.Linear):
     """
-    A linear module with weights rounded to 8 bits and a scale for each output.
+    A linear module in bfloat16 whose weights lie as oneDNN's kernels read them.
 
-    The rounded weights are held twice, as integers for few rows and in bfloat16 for many, so that
-    the model is the same whatever the size of the batch.
+    Plain weights are brought into that order again in every call.
 
     Args:
         linear: What it replaces, in any floating dtype, on a CPU.
     """
 
+    few_rows = 0  # up to so many rows `_few` is faster
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(
             linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta"
         )
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
-        packed = (weight / scale).round().to(torch.int8)
-        self.register_buffer("packed", packed)
-        self.register_buffer("scale", scale[:, 0].bfloat16())
-        self.packed: Tensor  # [d_out, d_in] int8
-        self.scale: Tensor  # [d_out] bfloat16
-        rounded = packed.bfloat16() * self.scale[:, None]
-        self.weight = nn.Parameter(rounded, requires_grad=False)
         self.bias = linear.bias
+        del self.weight  # held in other forms only
+        self._is_laid_out = can_lay_out()
+        held = self._hold(linear.weight.detach()).contiguous()
+        self._many: Tensor = (
+            torch.ops.mkldnn._reorder_linear_weight(held, _ROWS_EXPECTED)  # noqa: SLF001 - as inductor
+            if self._is_laid_out
+            else held
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., d_in]`` to ``[..., d_out]``."""
-        rows = x.reshape(-1, self.in_features)
-        if len(rows) > _FEW_ROWS:
-            return F.linear(x, self.weight, self.bias)
-        y = torch._weight_int8pack_mm(rows, self.packed, self.scale)  # noqa: SLF001
-        y = y.reshape(*x.shape[:-1], self.out_features)
+        n_rows = x.numel() // self.in_features
+        if n_rows > self.few_rows:
+            if not self._is_laid_out:
+                return F.linear(x, self._many, self.bias)
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - as inductor does
+                x, self._many, self.bias, "none", [], ""
+            )
+            return y
+        y = self._few(x.reshape(n_rows, self.in_features).contiguous())
+        y = y.view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
+    def _hold(self, weight: Tensor) -> Tensor:
+        """Keep what `_few` needs and return the weights as they are from now on."""
+        return weight.bfloat16()
 
-def quantise(model: nn.Module) -> None:
-    """Replace every linear module of a bfloat16 model on a CPU by an `Int8Linear`, in place."""
+    def _few(self, rows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Int8Linear(PackedLinear):
+    """
+    A linear module with weights rounded to 8 bits and a scale for each output.
+
+    The rounded weights are held twice, as integers for few rows and in bfloat16 for many, where the
+    integers' kernel is several times slower, so that the model is the same whatever the batch.
+    """
+
+    few_rows = 4
+
+    def _hold(self, weight: Tensor) -> Tensor:
+        self._integers, self._scales = _rounded_to_8_bits(weight)
+        return self._integers.bfloat16() * self._scales[:, None]
+
+    def _few(self, rows: Tensor) -> Tensor:
+        return torch._weight_int8pack_mm(rows, self._integers, self._scales)  # noqa: SLF001
+
+
+class Int4Linear(PackedLinear):
+    """
+    A linear module with weights rounded to 4 bits, with a scale and a zero for each 32 inputs.
+
+    Held twice, as `Int8Linear` is.
+    """
+
+    few_rows = 8
+
+    def _hold(self, weight: Tensor) -> Tensor:
+        integers, scales, zeros = _rounded_to_4_bits(weight)
+        self._integers = torch.ops.aten._convert_weight_to_int4pack_for_cpu(integers, 1)  # noqa: SLF001
+        self._scales = torch.stack([scales, zeros], dim=-1).transpose(0, 1).contiguous()
+        return _from_4_bits(integers, scales, zeros).bfloat16()
+
+    def _few(self, rows: Tensor) -> Tensor:
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(  # noqa: SLF001 - torchao calls it
+            rows, self._integers, GROUP, self._scales
+        )
+        return y
+
+
+def quantise(model: nn.Module, kind: str) -> None:
+    """
+    Replace every linear module of a model on a CPU, in place.
+
+    Args:
+        model: In bfloat16.
+        kind: ``bfloat16`` is as exact as before, ``int8`` rounds to 8 bits, and ``int4`` to 4 where
+            that loses no more than 8 bits would, as with weights that come from a file in 4 bits.
+    """
+    counts: dict[str, int] = {}
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                setattr(parent, name, Int8Linear(child))
+                form = _form(child, kind)
+                counts[form.__name__] = counts.get(form.__name__, 0) + 1
+                setattr(parent, name, form(child))
+    logger.info("weights as %s: %s", kind, counts)
+
+
+def can_lay_out() -> bool:
+    """Whether oneDNN has kernels for bfloat16 on this host."""
+    return bool(
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - it has no public name
+    )
+
+
+def _form(linear: nn.Linear, kind: str) -> type[PackedLinear]:
+    if kind == "bfloat16":
+        return PackedLinear
+    # The kernel's own limits.
+    fits_4_bits = linear.in_features % GROUP == 0 and linear.out_features % 16 == 0
+    if kind == "int8" or not fits_4_bits:
+        return Int8Linear
+    some = linear.weight.detach()[:: max(1, linear.out_features // _SAMPLED)]
+    integers, scales = _rounded_to_8_bits(some)
+    in_8_bits = _distance(integers.float() * scales.float()[:, None], some)
+    in_4_bits = _distance(_from_4_bits(*_rounded_to_4_bits(some)), some)
+    return Int4Linear if in_4_bits <= in_8_bits else Int8Linear
+
+
+def _distance(rounded: Tensor, weight: Tensor) -> float:
+    return float((rounded.float() - weight.float()).norm())
+
+
+def _rounded_to_8_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers ``[d_out, d_in]`` int8 and scales ``[d_out]`` bfloat16."""
+    weight = weight.float()
+    scales = (weight.abs().amax(dim=1).clamp_min(1e-12) / 127).bfloat16()
+    integers = (weight / scales.float()[:, None]).round().clamp(-127, 127)
+    return integers.to(torch.int8), scales
+
+
+def _rounded_to_4_bits(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Integers ``[d_out, d_in]`` int32, scales and zeros ``[d_out, d_in / 32]`` bfloat16.
+
+    Semantics:
+        weight = (integer - 8) * scale + zero
+    """
+    groups = weight.float().unflatten(1, (-1, GROUP))
+    least, most = groups.amin(dim=-1), groups.amax(dim=-1)
+    scales = ((most - least) / 15).clamp_min(1e-12).bfloat16()
+    zeros = (least + 8 * scales.float()).bfloat16()
+    integers = ((groups - zeros.float()[..., None]) / scales.float()[..., None] + 8).round()
+    return integers.clamp(0, 15).flatten(1).int(), scales, zeros
+
+
+def _from_4_bits(integers: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+    groups = integers.float().unflatten(1, (-1, GROUP)) - 8
+    return (groups * scales.float()[..., None] + zeros.float()[..., None]).flatten(1)

@@ -18,6 +18,8 @@ from t2l_router.engines.text import StopStrings
 from t2l_router.errors import EngineBusy
 from t2l_router.wire import ChatRequest, ChosenTool, FinishReason, Offer, Usage
 
+_MAX_RESIDENT = 1_024  # adapters it says it holds
+
 
 @dataclass(frozen=True, slots=True)
 class EchoWeights:
@@ -89,8 +91,11 @@ class EchoEngine:
             self._running -= 1
 
     async def ensure(self, adapter: AdapterRef) -> None:
-        """Remember the adapter."""
+        """Remember the adapter, and forget the one named longest ago if they are many."""
+        self._resident.pop(adapter.adapter_id, None)
         self._resident[adapter.adapter_id] = None
+        if len(self._resident) > _MAX_RESIDENT:
+            del self._resident[next(iter(self._resident))]
 
     def health(self) -> EngineHealth:
         """Say what is going on."""

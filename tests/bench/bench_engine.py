@@ -4,17 +4,15 @@ The local engine under streams with equal, different and unevenly popular adapte
     python -m tests.bench.bench_engine --out tests/bench/results
 
 All workloads answer the same prompts with the same number of greedy tokens and differ in the
-adapters only; they take turns, so that a slow minute of the machine hits all of them. Baselines:
-PEFT's mixed batch (`adapter_names`) through transformers' ``generate``, and llama.cpp if
-``--llama-python`` names an interpreter that has llama-cpp-python and ``--gguf`` a model for it.
+adapters only; they take turns, so that a slow minute of the machine hits all of them. Baselines,
+one after the other before and behind them: PEFT's mixed batch (`adapter_names`) through
+transformers' ``generate``; vLLM with 4 and 8 adapters if ``--vllm-python`` names an interpreter
+that has it; llama.cpp if ``--llama-python`` names one that has llama-cpp-python, and ``--gguf`` a model.
 """
 
 import argparse
 import asyncio
-import json
 import statistics
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -30,26 +28,11 @@ from t2l_router.engines.slots import SlotBank
 from t2l_router.lora import LoraSpec, LoraWeights
 from t2l_router.models import load_base, pull
 from t2l_router.wire import ChatRequest, Message
+from tests.bench.engine_peers import measure_llama, measure_peft, measure_vllm
 from tests.bench.report import publish, spread
 
 ZIPF = 1.5
 TOPICS = ("rivers", "bread", "Norway", "chess", "rain", "glass", "owls", "tea", "maps", "iron")
-LLAMA = """
-import json, sys, time
-from llama_cpp import Llama
-model = Llama(sys.argv[1], n_threads=int(sys.argv[2]), n_ctx=1024, verbose=False)
-tokens = model.tokenize(sys.argv[3].encode())
-rates = []
-for _ in range(int(sys.argv[5]) + 1):
-    model.reset()
-    times = []
-    for n, _ in enumerate(model.generate(tokens, temp=0.0), 1):
-        times.append(time.perf_counter())
-        if n > int(sys.argv[4]):
-            break
-    rates.append((len(times) - 1) / (times[-1] - times[0]))
-print(json.dumps(rates[1:]))
-"""
 
 
 def asked(text: str, n_tokens: int) -> ChatRequest:
@@ -168,40 +151,6 @@ async def measure_engine(
     return found
 
 
-@torch.inference_mode()
-def measure_peft(
-    model: Any, tokenizer: Any, adapters: list[AdapterRef], arguments: argparse.Namespace
-) -> list[float]:
-    """Tokens a second of PEFT's mixed batch, each stream with an adapter of its own."""
-    from peft import PeftModel  # noqa: PLC0415 - the baseline only
-
-    with tempfile.TemporaryDirectory() as folder:
-        for number, ref in enumerate(adapters):
-            assert isinstance(ref.weights, LoraWeights)
-            ref.weights.save_peft(Path(folder, str(number)))
-        options = {"autocast_adapter_dtype": False}
-        wrapped: Any = PeftModel.from_pretrained(model, Path(folder, "0"), "a0", **options)
-        for number in range(1, len(adapters)):
-            wrapped.load_adapter(Path(folder, str(number)), f"a{number}", **options)
-    wrapped.to(model.dtype).eval()
-    tokenizer.padding_side = "left"
-    rows = [render(tokenizer, [{"role": "user", "content": t}]) for t in prompts(len(adapters))]
-    padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
-    rates = []
-    for _ in range(arguments.repeats + 1):
-        start = time.perf_counter()
-        out = wrapped.generate(
-            **padded,
-            max_new_tokens=arguments.tokens,
-            min_new_tokens=arguments.tokens,
-            do_sample=False,
-            adapter_names=[f"a{number}" for number in range(len(adapters))],
-        )
-        new = out.shape[1] - padded["input_ids"].shape[1]
-        rates.append(len(adapters) * new / (time.perf_counter() - start))
-    return rates[1:]
-
-
 def measure_inserts(model: Any, spec: LoraSpec, adapters: list[AdapterRef]) -> list[float]:
     """Milliseconds of copying an adapter into a slot and seating a row with it."""
     bank = SlotBank(model, spec, 2)
@@ -216,15 +165,6 @@ def measure_inserts(model: Any, spec: LoraSpec, adapters: list[AdapterRef]) -> l
     return times[10:]
 
 
-def measure_llama(arguments: argparse.Namespace, threads: int) -> list[float]:
-    """Tokens a second of llama.cpp, one stream, without an adapter."""
-    command = [arguments.llama_python, "-c", LLAMA, str(arguments.gguf), str(threads)]
-    command += [prompts(1)[0], str(arguments.tokens), str(arguments.repeats)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    rates: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return rates
-
-
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -234,6 +174,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", help="as the setting; by default the setting's value")
     parser.add_argument("--peft", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--vllm-python", help="interpreter that has vLLM")
     parser.add_argument("--llama-python", help="interpreter that has llama-cpp-python")
     parser.add_argument("--gguf", type=Path, help="model for llama.cpp")
     parser.add_argument("--out", type=Path, help="directory for the JSON document")
@@ -245,8 +186,12 @@ def main() -> None:
     spec = LoraSpec.from_model(plain, base_model=base.name, base_fingerprint=base.fingerprint)
     adapters = draw_adapters(spec, arguments.streams)
     found: dict[str, list[float]] = {}
+    often = {"tokens": arguments.tokens, "repeats": arguments.repeats}
+    asked_ids = [
+        render(tokenizer, [{"role": "user", "content": text}]) for text in prompts(len(adapters))
+    ]
     if arguments.peft:
-        found["peft_distinct"] = measure_peft(plain, tokenizer, adapters, arguments)
+        found["peft_distinct"] = measure_peft(plain, tokenizer, asked_ids, adapters, **often)
     plain, _ = load_base(base, dtype=torch.bfloat16, device="cpu")
     found["insert_ms"] = measure_inserts(plain, spec, adapters)
     del plain
@@ -254,8 +199,18 @@ def main() -> None:
     limits = EngineLimits(slots=arguments.streams, max_running=arguments.streams)
     engine = LocalEngine(model, tokenizer, spec=spec, limits=limits)
     found |= asyncio.run(measure_engine(engine, tokenizer, adapters, arguments))
+    for n in (4, 8) if arguments.vllm_python else ():
+        found[f"vllm_{n}_adapters"] = measure_vllm(
+            arguments.vllm_python, base.path, asked_ids, adapters[:n], rank=spec.rank, **often
+        )
     if arguments.llama_python:
-        found["llama_one_stream"] = measure_llama(arguments, torch.get_num_threads())
+        found["llama_one_stream"] = measure_llama(
+            arguments.llama_python,
+            arguments.gguf,
+            prompts(1)[0],
+            threads=torch.get_num_threads(),
+            **often,
+        )
     metrics: dict[str, Any] = {name: spread(values) for name, values in found.items()}
     metrics |= {f"ratio_{name}": value for name, value in ratios(found).items()}
     publish(
@@ -279,6 +234,8 @@ def ratios(found: dict[str, list[float]]) -> dict[str, float]:
         "zipf_to_identical": ("zipf", "identical"),
         "distinct_to_base": ("distinct", "base"),
         "distinct_to_peft": ("distinct", "peft_distinct"),
+        "distinct_to_vllm_4": ("distinct", "vllm_4_adapters"),
+        "distinct_to_vllm_8": ("distinct", "vllm_8_adapters"),
         "one_stream_to_llama": ("one_stream_adapted", "llama_one_stream"),
         "second_turn_to_first": ("second_turn_ms", "first_turn_ms"),
     }

@@ -7,7 +7,8 @@ All workloads answer the same prompts with the same number of greedy tokens and 
 adapters only; they take turns, so that a slow minute of the machine hits all of them. Baselines,
 one after the other before and behind them: PEFT's mixed batch (`adapter_names`) through
 transformers' ``generate``; vLLM with 4 and 8 adapters if ``--vllm-python`` names an interpreter
-that has it; llama.cpp if ``--llama-python`` names one that has llama-cpp-python, and ``--gguf`` a model.
+that has it; llama.cpp if ``--llama-python`` names one that has llama-cpp-python, and ``--gguf`` a
+model.
 """
 
 import argparse

@@ -17,6 +17,7 @@ CpuDtype = Literal["float32", "bfloat16", "int4"]
 # Enough weights not to stay in a cache between uses, as a model's don't.
 _N_MATRICES, _D_OUT, _D_IN = 8, 1_536, 576
 _REPEATS = 5
+_MANY = 64  # rows of a prompt's piece
 # Rounding must pay clearly, not by the noise of a measurement.
 _CLEARLY = 0.9
 
@@ -33,7 +34,7 @@ def fastest_on_cpu() -> CpuDtype:
     linears = [nn.Linear(_D_IN, _D_OUT, bias=False) for _ in range(_N_MATRICES)]
     packed = [PackedLinear(linear) for linear in linears]
     rounded = [Int8Linear(linear) for linear in linears]
-    one, many = torch.randn(1, _D_IN), torch.randn(8, _D_IN)
+    one, many = torch.randn(1, _D_IN), torch.randn(_MANY, _D_IN)
     in_float32 = _seconds(linears, one) + _seconds(linears, many)
     one, many = one.bfloat16(), many.bfloat16()
     one_in_bfloat16 = _seconds(packed, one)
@@ -43,7 +44,7 @@ def fastest_on_cpu() -> CpuDtype:
     if in_bfloat16 <= in_float32:
         chosen = "int4" if one_in_int8 < _CLEARLY * one_in_bfloat16 else "bfloat16"
     logger.info(
-        "%s is fastest here: a row takes %.0f us in int8 and %.0f in bfloat16; a row and eight "
+        "%s is fastest here: a row takes %.0f us in int8 and %.0f in bfloat16; one row and many "
         "%.0f in bfloat16 and %.0f in float32",
         chosen,
         *(1e6 * s / _N_MATRICES for s in (one_in_int8, one_in_bfloat16, in_bfloat16, in_float32)),

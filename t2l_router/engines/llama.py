@@ -119,7 +119,7 @@ class LlamaForward:
         return hidden
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self._eps).to(self._dtype)
+        return F.rms_norm(x, list(weight.shape), weight, self._eps).to(self._dtype)
 
 
 def _signed(sin: Tensor) -> Tensor:

@@ -185,15 +185,15 @@ async def test_broken_step_fails_alone(engine, spec, monkeypatch, caplog):
     """A failure that one row causes ends that row's answer, is logged, and the others go on."""
     good = request("abc", max_tokens=20, ignore_eos=True)
     expected = await collect(engine, good)
-    forward = batch.Batch._forward
+    seated = batch.Batch._seated
 
-    def broken(self, model, rows, *args, **options):
+    def broken(self, rows, *args):
         if any(row.slot for row in rows):
             raise ZeroDivisionError
-        return forward(self, model, rows, *args, **options)
+        return seated(self, rows, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch.Batch, "_forward", broken)
+        patch.setattr(batch.Batch, "_seated", broken)
         bad, whole = await asyncio.gather(
             collect(engine, request("x"), tiny_adapter(spec, 1)),
             collect(engine, good),

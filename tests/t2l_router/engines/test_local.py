@@ -331,13 +331,13 @@ async def test_next_turn_reads_only_what_is_new(spec, tiny_base, monkeypatch):
     engine, _ = tiny_engine(tiny_base, slots=2)
     adapter = tiny_adapter(spec, 1)
     lengths = []
-    forward = batch.Batch._forward
+    seated = batch.Batch._seated
 
-    def counted(self, model, rows, first, n_tokens, **options):
+    def counted(self, rows, first, n_tokens):
         lengths.append(n_tokens)
-        return forward(self, model, rows, first, n_tokens, **options)
+        return seated(self, rows, first, n_tokens)
 
-    monkeypatch.setattr(batch.Batch, "_forward", counted)
+    monkeypatch.setattr(batch.Batch, "_seated", counted)
     first, _ = await collect(engine, request("hello " * 20), adapter)
     turns = [
         {"role": "user", "content": "hello " * 20},

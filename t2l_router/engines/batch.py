@@ -95,10 +95,7 @@ class Batch:
         """Add a row, whose keys and values are to follow, and return its place in the bank."""
         longest = max([row.capacity, *(other.capacity for other in self.rows)])
         place = len(self.rows)
-        n_rows = place + 1
-        if self._graphs is not None and self.kv.fits(self.kv.max_rows, longest):
-            n_rows = self.kv.max_rows  # a bank that grows moves, and costs all graphs
-        self.kv.reserve(n_rows, longest, live=place)
+        self.kv.reserve(place + 1, longest, live=place)
         self.rows.append(row)
         return place
 

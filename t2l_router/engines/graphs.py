@@ -10,7 +10,7 @@ from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
-_SHORTEST = 256
+_LENGTH_STEP = 256
 _WARM_UPS = 2
 
 
@@ -43,12 +43,6 @@ class DecodeGraphs:
         """Rows of the step that runs *n* rows: the next power of two, if the bank has as many."""
         return min(1 << (n - 1).bit_length(), max_rows)
 
-    @staticmethod
-    def length_for(longest: int, max_length: int) -> int:
-        """Tokens that a step attends to: at most a quarter too many, from few different numbers."""
-        step = max(_SHORTEST, (1 << longest.bit_length()) // 8)
-        return min(-(-longest // step) * step, max_length)
-
     def run(
         self, ids: Tensor, positions: Tensor, *, longest: int, max_length: int, places: Any
     ) -> Tensor:
@@ -70,7 +64,7 @@ class DecodeGraphs:
             # The allocator refuses a pool whose graphs are all gone.
             self._pool = None
             self._places = places
-        length = self.length_for(longest, max_length)
+        length = min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, max_length)
         graph = self._graphs.get((len(ids), length))
         if graph is None:
             graph = self._graphs[len(ids), length] = self._capture(len(ids), length, max_length - 1)
@@ -89,8 +83,7 @@ class DecodeGraphs:
                 self._forward(ids, positions, length)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads, as the generator's, may go on allocating meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool):
             logits = self._forward(ids, positions, length)
         self._pool = self._pool or graph.pool()
         logger.debug("captured a decode step of %d rows and %d tokens", n_rows, length)

@@ -24,7 +24,7 @@ from t2l_router.lora import LoraSpec
 from t2l_router.wire import ChatRequest, Offer, Usage
 
 _MAX_DIGITS = 10
-_READ_TOGETHER_ON_GPU = 8
+_READ_TOGETHER = {False: 1, True: 8}  # on a GPU short prompts are read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,8 @@ class LocalEngine:
         )
         vocabulary = Vocabulary(model, tokenizer)
         self._structures = Structures(tokenizer, vocab_size=vocabulary.size, ends=vocabulary.ends)
-        on_gpu = model.device.type == "cuda"
-        read_together = _READ_TOGETHER_ON_GPU if on_gpu else 1
         self._worker = Worker(
-            Batch(model, bank, self._kv, read_together=read_together, use_graphs=on_gpu),
+            Batch(model, bank, self._kv, read_together=_READ_TOGETHER[model.device.type == "cuda"]),
             bank,
             vocabulary,
             max_running=limits.max_running,

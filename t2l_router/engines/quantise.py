@@ -170,4 +170,5 @@ def _rounded_to_4_bits(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _from_4_bits(integers: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
     groups = integers.float().unflatten(1, (-1, GROUP)) - 8
-    return (groups * scales.float()[..., None] + zeros.float()[..., None]).flatten(1)
+    weight: Tensor = (groups * scales.float()[..., None] + zeros.float()[..., None]).flatten(1)
+    return weight

@@ -31,7 +31,11 @@ for _ in range(asked["repeats"] + 1):
 print("RATES", json.dumps(rates[1:]), flush=True)
 """
 VLLM = """
-import json, sys, time
+import json, os, sys, time
+os.environ |= {
+    "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": "",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 asked = json.loads(sys.argv[1])
@@ -39,6 +43,7 @@ n = len(asked["adapters"])
 model = LLM(
     asked["model"], dtype="bfloat16", max_model_len=1024, max_num_seqs=len(asked["prompts"]),
     enable_lora=True, max_loras=n, max_cpu_loras=n, max_lora_rank=asked["rank"],
+    kv_cache_memory_bytes=1 << 28,
 )
 params = SamplingParams(temperature=0.0, max_tokens=asked["tokens"], ignore_eos=True)
 prompts = [{"prompt_token_ids": ids} for ids in asked["prompts"]]

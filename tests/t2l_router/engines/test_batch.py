@@ -100,15 +100,6 @@ def test_a_row_leaves_nothing_behind(tiny_base):
     assert all(not t.any() for layer in batch.kv._layers for t in layer)
 
 
-def test_lengths_of_graphs() -> None:
-    """They cover every length with at most a quarter too much, and there are few of them."""
-    lengths = {n: DecodeGraphs.length_for(n, 8_192) for n in range(1, 8_193)}
-
-    assert all(n <= length < n + max(256, n / 4) for n, length in lengths.items())
-    assert len(set(lengths.values())) < 20
-    assert DecodeGraphs.length_for(700, 720) == 720
-
-
 def test_model_that_cannot_be_captured(tiny_base, monkeypatch, caplog) -> None:
     """The batch goes on without graphs, and says so once."""
 

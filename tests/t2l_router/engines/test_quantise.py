@@ -78,6 +78,6 @@ def test_every_linear_module_is_replaced() -> None:
     assert model[1][0] is kept
 
 
-def test_something_is_fastest() -> None:
-    """Every host gets an answer."""
-    assert fastest_on_cpu() in {"float32", "bfloat16", "int4"}
+def test_what_is_fastest_loses_nothing() -> None:
+    """Every host gets an answer, and never rounded weights."""
+    assert fastest_on_cpu() in {"float32", "bfloat16"}

@@ -383,7 +383,6 @@ def load_engine_model(
     """
     import torch
 
-    from t2l_router.engines.fastest import fastest_on_cpu
     from t2l_router.engines.quantise import quantise
     from t2l_router.models import load_base
 
@@ -391,7 +390,7 @@ def load_engine_model(
     if wanted in ("int8", "int4") and device != "cpu":
         raise ConfigError(f"dtype {wanted} is for CPUs; use auto, or device cpu")
     if wanted == "auto":
-        wanted = fastest_on_cpu() if device == "cpu" else "bfloat16"
+        wanted = "bfloat16"
     dtype = torch.float32 if wanted == "float32" else torch.bfloat16
     model, tokenizer = load_base(base, dtype=dtype, device=device)
     if device == "cpu" and wanted != "float32":

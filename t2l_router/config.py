@@ -159,7 +159,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
     dtype: Literal["auto", "float32", "bfloat16", "int8", "int4"] = Field(
         "auto",
-        description="The base model's numbers; auto is the fastest not rounded (docs/engine.md).",
+        description="The base model's numbers; auto is bfloat16 (docs/engine.md).",
     )
     slots: int = Field(16, ge=1, le=1_024, description="Adapters resident in the engine.")
     max_running: int = Field(8, ge=1, description="Requests answered at once.")

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2l_router.engines.fastest import fastest_on_cpu
 from t2l_router.engines.quantise import Int4Linear, Int8Linear, PackedLinear
 from tests.bench.report import publish, spread
 
@@ -76,7 +75,6 @@ def main() -> None:
         began=began,
         out=arguments.out,
         threads=arguments.threads,
-        chosen=fastest_on_cpu(),
     )
 
 

@@ -57,6 +57,13 @@ class TestChatT2LIntegration(ChatModelIntegrationTests):
         super().test_structured_output_optional_param(model.model_copy(update=fields))
 
     @pytest.mark.xfail(
+        reason="135 M parameters: it may fill a string until the answer's limit", strict=False
+    )
+    def test_unicode_tool_call_integration(self, model):
+        """As the suite has it, with short answers; the wire's own tests cover characters."""
+        super().test_unicode_tool_call_integration(model.model_copy(update={"max_tokens": 200}))
+
+    @pytest.mark.xfail(
         reason="135 M parameters: JSON mode gives an object, but its keys are the model's own",
         strict=False,
     )

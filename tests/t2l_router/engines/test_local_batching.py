@@ -165,7 +165,7 @@ async def test_rare_adapter_is_not_starved(spec, tiny_base):
     tasks = []
     for _ in range(6):
         tasks.append(asyncio.create_task(answer("busy", busy)))
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0)  # in this order, before the first is done
     tasks.append(asyncio.create_task(answer("rare", rare)))
     await asyncio.gather(*tasks)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from t2l_router.commands import chosen, commands
-from t2l_router.common import common_task
+from t2l_router.common_tasks import common_task
 from t2l_router.describe import MAX_CHARS, validated
 from t2l_router.errors import InvalidDescription
 from t2l_router.heads import Heads

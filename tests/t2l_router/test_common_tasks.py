@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from t2l_router.common import between_languages, common_task
+from t2l_router.common_tasks import between_languages, common_task
 from tests.t2l_router.test_inference import TASKS, WordEncoder, made
 
 HEADS = made()

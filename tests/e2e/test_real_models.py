@@ -55,6 +55,8 @@ def variables(hypernet, model_cache) -> dict[str, str]:
         "T2L_HYPERNET": str(hypernet),
         "T2L_CACHE_DIR": str(model_cache),
         "T2L_DTYPE": "float32",
+        # Random adapters spoil plain text, and would be quarantined for it.
+        "T2L_MAX_LOSS_RISE": "100",
     }
 
 

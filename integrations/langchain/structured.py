@@ -28,13 +28,36 @@ def response_format(schema: Schema, method: Method, *, strict: bool | None) -> d
         raise ValueError(
             f"no method {method!r}; there are json_schema, function_calling and json_mode"
         )
-    json_schema = convert_to_json_schema(schema, strict=strict)
+    json_schema = _closed(convert_to_json_schema(schema, strict=strict))
     # A generic class is called `Result[int]`, which OpenAI's format doesn't allow.
     name = re.sub(r"[^a-zA-Z0-9_-]", "_", json_schema.get("title", "answer"))[:64]
     wanted: dict[str, Any] = {"name": name, "schema": json_schema}
     if strict is not None:
         wanted["strict"] = strict
     return {"type": "json_schema", "json_schema": wanted}
+
+
+def _closed(schema: Any) -> Any:
+    """
+    A schema whose objects hold the properties that it names and no others, unless it says more.
+
+    A model that may add properties goes on with them: to LangChain's users a schema is a form.
+    A schema with ``allOf`` stays as it is: there, one part names what another doesn't.
+    """
+    if not isinstance(schema, dict) or "allOf" in schema:
+        return schema
+    closed = dict(schema)
+    for key in ("properties", "$defs", "definitions"):
+        if isinstance(schema.get(key), dict):
+            closed[key] = {name: _closed(value) for name, value in schema[key].items()}
+    if "items" in schema:
+        closed["items"] = _closed(schema["items"])
+    for key in ("anyOf", "oneOf"):
+        if isinstance(schema.get(key), list):
+            closed[key] = [_closed(value) for value in schema[key]]
+    if schema.get("type") == "object" and "properties" in schema:
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 def structured(

@@ -110,6 +110,29 @@ def test_structured_output(schema, method):
         assert bodies[0]["tool_choice"]["function"]["name"] == "Person"
 
 
+@pytest.mark.parametrize(
+    ("schema", "closed"),
+    [
+        ({"properties": {"a": {}}}, True),
+        ({"properties": {"a": {}}, "additionalProperties": {"type": "string"}}, False),
+        ({"properties": {"a": {}}, "allOf": [{"properties": {"b": {}}}]}, False),
+        ({}, False),
+    ],
+)
+def test_structured_output_holds_what_is_named(schema, closed):
+    """An object, however deep, has no further properties unless its schema speaks of them."""
+    given = {"type": "object"} | schema
+    deep = {"title": "Deep", "type": "object", "properties": {"listed": {"items": given}}}
+    with saying({"content": "{}"}) as (llm, bodies):
+        for asked in (given | {"title": "Flat"}, deep):
+            llm.with_structured_output(asked).invoke("x")
+
+    flat, deep = (body["response_format"]["json_schema"]["schema"] for body in bodies)
+    assert deep["additionalProperties"] is False
+    for sent in (flat, deep["properties"]["listed"]["items"]):
+        assert (sent.get("additionalProperties") is False) == closed
+
+
 class Result(BaseModel, Generic[T]):
     """A value of some type."""
 

@@ -24,7 +24,7 @@ from t2l_router.errors import (
 from t2l_router.inference import Heard, Inference, hear
 from t2l_router.maker import timed
 from t2l_router.matching import Matcher
-from t2l_router.reading import read
+from t2l_router.reading import is_helper_prompt, read
 from t2l_router.sessions import Conversation, Held, Sessions
 from t2l_router.topics import Topic
 from t2l_router.wire import ChatRequest
@@ -158,7 +158,7 @@ class Chooser:
             return Choice(decision, lets_go=True)
         if name is not None:
             return await self._explicit(name, request, caller.tenant)
-        if caller.helper:
+        if caller.helper or (task is None and _is_helper(request)):
             return Choice(Decision("base", "a chat UI's own prompt"))
         with timed(timing_ms, "session"):
             held = await self._sessions.find(conversation)
@@ -345,3 +345,9 @@ _REUSES: dict[str, tuple[DecisionKind, str]] = {
     "near": ("reused", "a held adapter's description is near enough"),
     "verified": ("verified", "a held adapter does what a new one would do"),
 }
+
+
+def _is_helper(request: ChatRequest) -> bool:
+    """Whether the last turn is a chat UI's own prompt: also where a described task is held."""
+    last = request.messages[-1]
+    return last.role == "user" and is_helper_prompt(last.content or "")

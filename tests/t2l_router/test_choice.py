@@ -135,6 +135,18 @@ async def test_helper_prompt(chat):
     assert decision.kind == "base"
 
 
+async def test_helper_prompt_by_its_wording(chat):
+    """Where a described task is held, too, the base model names the chat; the chat goes on."""
+    made = await chat.say("now rhyme", t2l_description="Rhyme", t2l_session="c")
+    asked = "### Task:\nGenerate a title for the chat history, as JSON only."
+    title = await chat.say(asked, t2l_session="c")
+    goes_on = await chat.say("more", t2l_session="c")
+
+    assert (made.kind, title.kind, goes_on.kind) == ("generated", "base", "sticky")
+    assert title.reason == "a chat UI's own prompt"
+    assert goes_on.adapter == made.adapter
+
+
 async def test_topic_survives_a_restart(tmp_path, monkeypatch):
     """What tells topic shifts is stored with the session."""
     monkeypatch.setattr(choice, "hear", script)

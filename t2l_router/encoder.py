@@ -89,6 +89,10 @@ class TaskEncoder:
 
             encoder_lora.merge(loaded, lora)
             fingerprint = encoder_lora.fingerprint(fingerprint, lora)
+        if loaded.device.type == "cpu":
+            from t2l_router import packed  # noqa: PLC0415 - imports torch
+
+            packed.pack(loaded)
         return cls(loaded.eval(), fingerprint=fingerprint)
 
     def embed(self, texts: Sequence[str]) -> "NDArray[np.float32]":

@@ -138,11 +138,8 @@ def find_cases(
     Returns:
         Number of aliases -> cases.
     """
-    entries = [entry.aliases for entry in described]
-    entries += [(text,) for pair in opposites for text in pair]
-    texts = [text for aliases in entries for text in aliases]
-    texts += [text for entry in described for text in entry.queries]
-    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    entries = entries_of(described, opposites)
+    rows = rows_of(described, opposites)
     embeddings = _embed(encoder, list(rows))
     queries = _queries(described, opposites, rows)
     held = _generate(generate, embeddings[[rows[aliases[0]] for aliases in entries]])
@@ -178,6 +175,21 @@ def find_cases(
                     )
                 )
     return cases
+
+
+def entries_of(
+    described: Sequence[Described], opposites: Sequence[tuple[str, str]]
+) -> list[tuple[str, ...]]:
+    """Give every entry's aliases: the tasks', then each text of the opposites alone."""
+    tasks = [entry.aliases for entry in described]
+    return [*tasks, *((text,) for pair in opposites for text in pair)]
+
+
+def rows_of(described: Sequence[Described], opposites: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Give the row of every text's embedding, as `Query.row` counts them."""
+    texts = [text for aliases in entries_of(described, opposites) for text in aliases]
+    texts += [text for entry in described for text in entry.queries]
+    return {text: row for row, text in enumerate(dict.fromkeys(texts))}
 
 
 class _Found(NamedTuple):

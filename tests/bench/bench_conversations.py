@@ -25,7 +25,7 @@ from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import Any
 
-from t2l_router import bootstrap, common, heads, topics
+from t2l_router import bootstrap, common_tasks, heads, topics
 from t2l_router.config import Settings, load
 from t2l_router.inference import Inference, hear
 from t2l_router.inference_head import Encoder, HeadInference
@@ -43,7 +43,7 @@ GRID: dict[tuple[Any, str], Sequence[float]] = {
     (topics, "NOVEL"): (0.0, 0.3, 0.6),
     (topics, "OVERRIDES"): (0.4, 0.6),
     (topics, "ASIDE"): (0.25, 0.3, 0.36),
-    (common, "SURE"): (0.3, 0.36, 0.42),
+    (common_tasks, "SURE"): (0.3, 0.36, 0.42),
 }
 BASE_KEYS = ("small-talk", "meta-question", "ui-helper")
 
@@ -97,7 +97,7 @@ class Remembering(HeadInference):
 
     def turn(self, reading: Reading) -> Turn:
         """Read the last user turn."""
-        key = (reading, common.SURE)
+        key = (reading, common_tasks.SURE)
         if key not in self._turns:
             self._turns[key] = super().turn(reading)
         return self._turns[key]

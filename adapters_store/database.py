@@ -1,5 +1,6 @@
 """Connections and transactions: one code path for SQLite and PostgreSQL."""
 
+import select
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 
 from adapters_store.errors import (
     SchemaOutdated,
@@ -56,7 +57,7 @@ class Database:
             with named_os_errors(f"create {self.url.database}"):
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         with named_missing_packages("a library on PostgreSQL"):
-            self.engine = _sqlite_engine(url) if self.is_sqlite else create_engine(url)
+            self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -188,6 +189,21 @@ def _sqlite_engine(url: str) -> Engine:
         # A deferred transaction that turns into a writer fails at once when another one wrote.
         write = connection.get_execution_options().get("t2l_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _postgres_engine(url: str) -> Engine:
+    engine = create_engine(url)
+
+    @event.listens_for(engine, "checkout")
+    def leave_closed_ones(connection: Any, *_: object) -> None:
+        # The server has nothing to say on an idle connection, unless it ended it: after a restart,
+        # say. Asking it (``pool_pre_ping``) would cost a round trip each time; this costs none.
+        idle = select.poll()
+        idle.register(connection.fileno(), select.POLLIN)
+        if idle.poll(0):
+            raise DisconnectionError("the server closed the connection")
 
     return engine
 

@@ -21,7 +21,6 @@ from typing import Any, Self
 
 import httpx
 
-from adapters_store import AdapterStore
 from adapters_store.errors import AdapterCorrupt, AdapterNotFound
 from t2l_router.config import Settings
 from tests.bench.report import publish, spread
@@ -162,14 +161,12 @@ def measure(
 
 def lost(fleet: Fleet, named: set[str]) -> set[str]:
     """Those of some adapters that the library has not, or not unharmed."""
-    # Our own connection to the database broke with the others: open the library anew.
     missing = set()
-    with AdapterStore.open(fleet.config) as store:
-        for adapter_id in named:
-            try:
-                store.files(adapter_id, tenant=TENANT)
-            except (AdapterNotFound, AdapterCorrupt):
-                missing.add(adapter_id)
+    for adapter_id in named:
+        try:
+            fleet.store.files(adapter_id, tenant=TENANT)
+        except (AdapterNotFound, AdapterCorrupt):
+            missing.add(adapter_id)
     return missing
 
 

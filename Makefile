@@ -6,7 +6,7 @@ PORT ?= 8000
 # Processes of the tests; each takes up to 3 GB.
 JOBS ?= 2
 
-.PHONY: help install serve test test-scale check fix conformance
+.PHONY: help install serve test scale-tools test-scale check fix conformance
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -28,6 +28,11 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --
 
 test: install  ## Run all tests
 	$(PYTEST) -m "not scale"
+
+scale-tools: install  ## nginx by apt where it is missing, and vLLM in an environment of its own (3.5 GB)
+	command -v nginx || test -x /usr/sbin/nginx || \
+		(apt-get update -qq && apt-get install -y -qq --no-install-recommends nginx-light)
+	$(BIN)/python -m tests.scale.servers
 
 test-scale: install  ## A fleet on this machine: vLLM with the plugin, routers, nginx, PostgreSQL, S3
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m scale tests/scale

@@ -7,7 +7,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    func,
+    inspect,
+    literal,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 
 from adapters_store.errors import (
@@ -20,6 +33,7 @@ from adapters_store.errors import (
     StoreUnavailable,
 )
 from adapters_store.faults import named_missing_packages, named_os_errors
+from adapters_store.schema import UtcTime
 
 SCHEMA_HEAD = "0003"
 WORKS_WITH = "schema_works_with"
@@ -66,6 +80,14 @@ class Database:
             yield connection
 
     @contextmanager
+    def glance(self) -> Iterator[Connection]:
+        """Run a block that reads with one statement; PostgreSQL is asked once, not three times."""
+        with _named_errors(), self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection
+
+    @contextmanager
     def write(self) -> Iterator[Connection]:
         """
         Run the block as the only writer; commit at its end, or change nothing.
@@ -85,6 +107,12 @@ class Database:
             return datetime.now(UTC)
         now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
         return now.astimezone(UTC)
+
+    def clock(self) -> ColumnElement[datetime]:
+        """That clock as a column, for a query that can't spare one for it alone."""
+        if self.is_sqlite:
+            return literal(datetime.now(UTC), UtcTime())
+        return func.clock_timestamp(type_=DateTime(timezone=True))
 
     def open_schema(self) -> None:
         """

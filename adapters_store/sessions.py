@@ -35,16 +35,14 @@ class Sessions:
 
     def get(self, key: str, *, tenant: str, idle: timedelta) -> SessionRow | None:
         """What the tenant's conversation holds, unless it was idle for longer than *idle*."""
-        with self._ledger.read() as connection:
-            now = self._ledger.database.now(connection)
+        # Asked at every turn of a conversation that routers share: one statement, no transaction.
+        database = self._ledger.database
+        query = select(sessions, database.clock().label("now"))
+        with database.glance() as connection:
             row = connection.execute(
-                select(sessions).where(
-                    sessions.c.key == key,
-                    sessions.c.tenant == tenant,
-                    sessions.c.updated_at > now - idle,
-                )
+                query.where(sessions.c.key == key, sessions.c.tenant == tenant)
             ).first()
-        if row is None:
+        if row is None or row.updated_at <= row.now - idle:
             return None
         return SessionRow(
             row.tenant, AdapterId(row.adapter_id) if row.adapter_id else None, row.state

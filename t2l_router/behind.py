@@ -139,12 +139,18 @@ class Behind:
             self._wake.clear()
             self._urgent.clear()
             try:
-                await self.flush()
+                # Not until nothing is left: what comes while it writes makes up the next batch.
+                await self._write()
+                while self._has_batch():
+                    await self._write()
                 await self._sweep()
             except LibraryUnavailable:
                 self._wake.set()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), _RETRY_S)
+
+    def _has_batch(self) -> bool:
+        return any(len(rows) >= _BATCH for rows in (self._sessions, self._decisions, self._touched))
 
     async def _sweep(self) -> None:
         if time.monotonic() - self._swept_at < _SWEEP_EVERY_S:

@@ -112,7 +112,7 @@ def suffer(
         down_s: How long it is left broken.
 
     Returns:
-        Counts of what clients saw from the fault until ten seconds after its end, the seconds from
+        Counts of what clients saw from the fault until 20 seconds after its end, the seconds from
         the fault to the end of the last request that failed, and to the end of the fault.
     """
     began = time.monotonic()
@@ -120,7 +120,7 @@ def suffer(
     time.sleep(down_s)
     mend_it()
     mended = time.monotonic()
-    time.sleep(10)
+    time.sleep(20)
     seen = [one for one in load.seen if one.ended >= began]
     failed = [one.ended for one in seen if not one.is_answer]
     answers = [one.ended - one.began for one in seen if one.is_answer]

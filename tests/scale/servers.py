@@ -49,7 +49,9 @@ def vllm_python() -> Path:
             shutil.rmtree(home, ignore_errors=True)
             subprocess.run([sys.executable, "-m", "venv", home], check=True)
             pip = [python, "-m", "pip"]
-            subprocess.run([*pip, "install", "--quiet", "-r", REQUIREMENTS], check=True)
+            patient = ["--retries", "10", "--timeout", "60"]
+            install = [*pip, "install", "--quiet", *patient, "-r", REQUIREMENTS]
+            subprocess.run(install, check=True)
             subprocess.run([*pip, "uninstall", "--quiet", "-y", *_UNUSABLE], check=True)
             (home / "complete").touch()
     return python
@@ -183,6 +185,13 @@ def router_server(name: str, *, cwd: Path, **variables: str) -> Server:
     )
 
 
+def nginx_program() -> str:
+    """Where nginx is."""
+    program = shutil.which("nginx", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
+    assert program, "nginx is not installed; on Debian: apt install nginx-light"
+    return program
+
+
 def nginx_server(name: str, upstreams: list[Server], *, cwd: Path) -> Server:
     """An nginx that spreads requests over servers, as docs/scale.md shows it."""
     port = free_port()
@@ -212,13 +221,15 @@ http {{
   }}
 }}
 """)
-    program = shutil.which("nginx", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
-    assert program, "nginx is not installed; on Debian: apt install nginx-light"
     return Server(
         name,
-        [program, "-e", "stderr", "-p", str(cwd), "-c", f"{cwd}/{name}.conf"],
+        [nginx_program(), "-e", "stderr", "-p", str(cwd), "-c", f"{cwd}/{name}.conf"],
         {"PATH": os.defpath},
         cwd,
         "/health/live",
         port,
     )
+
+
+if __name__ == "__main__":  # ready for the tests, without running any
+    print(vllm_python(), nginx_program())

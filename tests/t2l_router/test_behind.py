@@ -86,3 +86,26 @@ async def test_waiting_rows_are_bounded(faulty, tmp_path):
     await calls.close()
 
     assert traces(tmp_path) == [f"{i:05}" for i in range(20, 30)]
+
+
+async def test_what_comes_during_a_write_is_one_batch(faulty, tmp_path):
+    """A steady stream is written a few times a second, not as often as the library can."""
+    calls = Calls(faulty)
+    behind = Behind(calls, retention=Retention())
+    faulty.delay_s = 0.01
+    batches = []
+    run = calls.run
+
+    async def counted(work, **fields):
+        batches.append(work)
+        return await run(work, **fields)
+
+    calls.run = counted
+    for i in range(100):
+        behind.decision(DecisionEntry(f"{i:05}", "acme", "exact"))
+        await asyncio.sleep(0.004)
+    await behind.close()
+    await calls.close()
+
+    assert len(batches) < 15
+    assert len(traces(tmp_path)) == 100

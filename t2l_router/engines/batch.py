@@ -13,12 +13,15 @@ from t2l_router.engines import attention
 from t2l_router.engines.forward import forward_of
 from t2l_router.engines.graphs import DecodeGraphs
 from t2l_router.engines.kv import KvBank, KvWindow
+from t2l_router.engines.masks import Masks
 from t2l_router.engines.slots import SlotBank
 
 logger = logging.getLogger(__name__)
 
 # Tokens of a prompt read in one step: alone, and while others wait for their next token.
 READ_ALONE, READ_BESIDE = 512, 128
+# Steps are captured before the first request for windows up to so many tokens.
+_WARM_LENGTH, _WARM_STEP = 1_024, 256
 
 
 @dataclass(eq=False, slots=True)
@@ -77,8 +80,23 @@ class Batch:
         self._read_together = read_together
         self.rows: list[Row] = []
         self._n_ready = 0
-        self._masks = _Masks(model)
+        self._masks = Masks(model)
         self._graphs = DecodeGraphs(self._graphed) if use_graphs else None
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Capture the steps of rows that are not long, so that no request waits for it."""
+        if self._graphs is None:
+            return
+        self.kv.reserve_half()
+        try:
+            counts = {self._graphs.rows_for(n, self.kv.rows) for n in range(1, self.kv.rows + 1)}
+            for n_rows in sorted(counts):
+                for longest in range(_WARM_STEP, min(_WARM_LENGTH, self.kv.length) + 1, _WARM_STEP):
+                    self._slots.seat([0] * n_rows, n_rows=self.kv.rows)
+                    self._graphs.prepare(n_rows, **self._places(longest))
+        except RuntimeError as error:
+            self._give_up_graphs(error)
 
     @property
     def ready(self) -> Sequence[Row]:
@@ -121,7 +139,9 @@ class Batch:
         self.kv.wipe(last, row.n_written if self._graphs is None else self.kv.length)
         self.rows.pop()
         if not self.rows:
-            self.kv.release()
+            # Graphs hold on to where the bank is.
+            share = 4 if self._graphs is None else 2
+            self.kv.release(above=self.kv.budget_bytes // share)
 
     @property
     def unread(self) -> Sequence[Row]:
@@ -153,10 +173,8 @@ class Batch:
         if rows is None and self._graphs is not None:
             try:
                 return self._replay(self._graphs)
-            except RuntimeError:
-                # A model that can't be captured would break in every step.
-                logger.warning("no CUDA graphs from now on: a step broke", exc_info=True)
-                self._graphs = None
+            except RuntimeError as error:
+                self._give_up_graphs(error)
         rows = self.ready if rows is None else rows
         first = self.rows.index(rows[0])
         return self._forward.decode(*self._seated(rows, first, 1))
@@ -177,10 +195,17 @@ class Batch:
         return graphs.run(
             torch.tensor([*(row.ids[row.n_read] for row in rows), *fill]),
             torch.tensor([*(row.n_read for row in rows), *(spare for _ in fill)]),
-            longest=max(row.n_read for row in rows) + 1,
-            max_length=self.kv.length,
-            places=(self.kv.generation, self._slots.generation),
+            **self._places(max(row.n_read for row in rows) + 1),
         )[: len(rows)]
+
+    def _places(self, longest: int) -> dict[str, Any]:
+        places = (self.kv.generation, self._slots.generation)
+        return {"longest": longest, "max_length": self.kv.length, "places": places}
+
+    def _give_up_graphs(self, error: RuntimeError) -> None:
+        # A model that can't be captured would break in every step.
+        logger.warning("no CUDA graphs from now on: a step broke", exc_info=error)
+        self._graphs = None
 
     def _graphed(self, ids: Tensor, positions: Tensor, length: int) -> Tensor:
         self._slots.show(len(ids))
@@ -221,43 +246,3 @@ class Batch:
         kv.wipe(other, rows[other].n_written)
         kv.load(other, saved, rows[one].n_written)
         rows[one], rows[other] = rows[other], rows[one]
-
-
-class _Masks:
-    """Attention masks in the form that a model takes."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        config: Any = model.config.get_text_config()
-        self._dtype = model.dtype
-        # CUDA's kernels add; a mask of truth values would be converted in every layer.
-        self._is_additive = (
-            config._attn_implementation != attention.NAME  # noqa: SLF001 - it has no public name
-            or model.device.type == "cuda"
-        )
-        self._window: int | None = getattr(config, "sliding_window", None)
-        kinds = set(getattr(config, "layer_types", None) or [])
-        sliding = "sliding_attention"
-        if self._window is None or kinds == {"full_attention"}:
-            self._kinds: tuple[str, ...] = ("full_attention",)
-        else:
-            self._kinds = tuple(sorted(kinds)) if kinds else (sliding,)
-
-    def of(self, positions: Tensor, length: int) -> Tensor | dict[str, Tensor]:
-        """Masks for new tokens at *positions* ``[batch, new]`` before *length* keys."""
-        keys = torch.arange(length, device=positions.device)
-        here = positions[:, None, :, None]  # [batch, 1, new, 1]
-        causal = keys <= here
-        masks = {}
-        for kind in self._kinds:
-            seen = causal
-            if kind == "sliding_attention":
-                assert self._window is not None, "checked when the kinds were read"
-                seen = causal & (keys > here - self._window)
-            masks[kind] = self._form(seen)
-        return masks if len(masks) > 1 else next(iter(masks.values()))
-
-    def _form(self, seen: Tensor) -> Tensor:
-        if not self._is_additive:
-            return seen
-        least = torch.finfo(self._dtype).min
-        return torch.zeros_like(seen, dtype=self._dtype).masked_fill(~seen, least)

@@ -88,11 +88,21 @@ class KvBank:
         self._layers, self.rows, self.length = layers, rows, length
         self.generation += 1
 
-    def release(self) -> None:
-        """Give the memory back, if it is much; no row is live."""
-        if self.nbytes > self.budget_bytes // 4:
+    def release(self, *, above: int) -> None:
+        """Give the memory back, if it is more than so many bytes; no row is live."""
+        if self.nbytes > above:
             self._layers = []
             self.rows = self.length = 0
+
+    def reserve_half(self) -> None:
+        """Make room for the most rows at once, as long as half of the budget allows."""
+        length = _LENGTH_STEP
+        while 2 * length <= self.max_length and (
+            self.max_rows * 4 * length * self.bytes_per_token <= self.budget_bytes
+        ):
+            length *= 2
+        if self.fits(self.max_rows, length):
+            self.reserve(self.max_rows, length, live=0)
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first *length* tokens of one row to another."""

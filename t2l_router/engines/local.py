@@ -12,13 +12,14 @@ from t2l_router import chat_format
 from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
 from t2l_router.engines.batch import Batch
 from t2l_router.engines.decoding import Prompt, Vocabulary
+from t2l_router.engines.jobs import Job
 from t2l_router.engines.kv import KvBank
 from t2l_router.engines.neutral import TEXT, neutral_loss
 from t2l_router.engines.sampling import SamplingParams
 from t2l_router.engines.slots import SlotBank
 from t2l_router.engines.structure import JsonConstraint, Structures
 from t2l_router.engines.tools import ToolReader, call_schema
-from t2l_router.engines.worker import Job, Worker
+from t2l_router.engines.worker import Worker
 from t2l_router.errors import InvalidRequest, PromptTooLong
 from t2l_router.lora import LoraSpec
 from t2l_router.wire import ChatRequest, Offer, Usage

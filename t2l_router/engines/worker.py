@@ -1,73 +1,36 @@
 """The engine's one thread: it owns the model, its adapters and every running answer."""
 
-import asyncio
-import contextlib
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from t2l_router.engines.base import AdapterRef, Delta, EngineHealth
+from t2l_router.engines.base import AdapterRef, EngineHealth
 from t2l_router.engines.batch import Batch, Row
-from t2l_router.engines.decoding import Answer, Prompt, Vocabulary
-from t2l_router.engines.prefixes import MIN_TOKENS, PrefixKey, PrefixStore, shared
+from t2l_router.engines.decoding import Answer, Vocabulary
+from t2l_router.engines.jobs import Job, Visit
+from t2l_router.engines.prefixes import MIN_TOKENS, PrefixStore, shared
 from t2l_router.engines.residency import SlotTable
 from t2l_router.engines.slots import SlotBank
 from t2l_router.engines.waiting import FairQueue
 from t2l_router.errors import EngineBusy, EngineFailed, InvalidAdapter, T2LError
 from t2l_router.lora import LoraWeights
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """
-    One request on its way through the thread.
-
-    Args:
-        prompt: What to answer.
-        adapter: With which adapter; None is the base model.
-        loop: Where *pieces* is read.
-        pieces: The answer as it comes; an exception ends it.
-        n_tokens: Tokens of the answer, once it has ended.
-    """
-
-    prompt: Prompt
-    adapter: AdapterRef | None
-    loop: asyncio.AbstractEventLoop
-    pieces: "asyncio.Queue[Delta | Exception]" = field(default_factory=asyncio.Queue)
-    cancelled: bool = False
-    n_tokens: int = 0
-
-    @property
-    def key(self) -> PrefixKey:
-        """Whose work it can share."""
-        return PrefixKey(self.adapter.adapter_id if self.adapter else None, self.prompt.salt)
-
-    def deliver(self, piece: Delta | Exception) -> None:
-        """Hand a piece over to the event loop."""
-        # At shutdown the loop may be closed already: then nobody waits for the piece.
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
     job: Job
     answer: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Visit:
-    adapter: AdapterRef | None
-    work: Callable[[int], float | None]
-    done: "Future[float | None]" = field(default_factory=Future)
 
 
 class Worker:
@@ -103,14 +66,16 @@ class Worker:
         # Both sides touch the two queues and the flag, under this lock; the rest is the thread's.
         self._changed = threading.Condition()
         self._waiting: FairQueue[Job] = FairQueue()
-        self._visits: deque[_Visit] = deque()
+        self._visits: deque[Visit] = deque()
         self._closing = False
         self._table = SlotTable(bank.n_slots)
         self._running: dict[Row, _Running] = {}
         kv = batch.kv
         self._prefixes = PrefixStore(lambda: kv.budget_bytes - kv.nbytes)
+        self._is_warm = threading.Event()
         self._thread = threading.Thread(target=self._run, name="t2l-engine", daemon=True)
         self._thread.start()
+        self._is_warm.wait()
 
     def check_room(self) -> None:
         """
@@ -153,7 +118,7 @@ class Worker:
             adapter: None is the base model.
             work: Gets the slot. If all slots are in use it is not called, and the result is None.
         """
-        visit = _Visit(adapter, work)
+        visit = Visit(adapter, work)
         with self._changed:
             if self._closing:
                 raise EngineFailed("the engine has shut down")
@@ -180,6 +145,7 @@ class Worker:
     @torch.inference_mode()
     def _run(self) -> None:
         try:
+            self._warm_up()
             while self._wait_for_work():
                 self._drop_cancelled()
                 self._receive()
@@ -188,6 +154,12 @@ class Worker:
                 self._decode()
         finally:
             self._abandon_all()
+
+    def _warm_up(self) -> None:
+        try:
+            self._batch.warm_up()
+        finally:
+            self._is_warm.set()
 
     def _wait_for_work(self) -> bool:
         with self._changed:

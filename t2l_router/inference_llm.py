@@ -77,7 +77,7 @@ class LlmInference(HeadInference):
         """Take the model's word, once it is a valid description; else what ``head`` would."""
         turn = turn or self.turn(reading)
         try:
-            task = self._asked(reading)
+            task = self.asked(reading)
         except Exception as error:  # noqa: BLE001 - whatever a provider does, a chat goes on
             logger.warning("no task from %s: %s", self._model, type(error).__name__)
             return super().infer(reading, tenant=tenant, turn=turn)
@@ -86,7 +86,7 @@ class LlmInference(HeadInference):
         (embedding,) = self._encoder.embed([task])
         return Inferred(task, 1.0, "a language model named the task", embedding)
 
-    def _asked(self, reading: Reading) -> str | None:
+    def asked(self, reading: Reading) -> str | None:
         """
         Ask for the task.
 

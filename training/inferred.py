@@ -46,20 +46,25 @@ Matrix = NDArray[np.float32]
 EXAMPLES, DESCRIPTIONS, MAX_CHARS = 8, 4, 320
 
 
-def centre(encoder: Encoder, task: Task) -> NDArray[np.float32]:
-    """The unit mean of some descriptions of a task, ``[D]``."""
+def described_by(task: Task) -> list[str]:
+    """Some descriptions of a task, rich and terse."""
     texts = list(task.descriptions)
     random.Random(f"1 {task.name}").shuffle(texts)  # noqa: S311 - sampling, not secrets
-    mean = encoder.embed([*texts[:DESCRIPTIONS], *task.terse_descriptions]).mean(axis=0)
+    return [*texts[:DESCRIPTIONS], *task.terse_descriptions]
+
+
+def centre(encoder: Encoder, task: Task) -> NDArray[np.float32]:
+    """The unit mean of some descriptions of a task, ``[D]``."""
+    mean = encoder.embed(described_by(task)).mean(axis=0)
     unit: NDArray[np.float32] = mean / np.linalg.norm(mean)
     return unit
 
 
 def known_inputs(task: Task, n: int = EXAMPLES) -> list[str]:
-    """Some training inputs of a task, or test inputs' descriptions where it has none."""
+    """Some training inputs of a task, or descriptions where it has none."""
     texts = [example.text[:MAX_CHARS] for example in task.examples("train")]
     random.Random(f"0 {task.name}").shuffle(texts)  # noqa: S311 - sampling, not secrets
-    return texts[:n] or list(task.descriptions)
+    return texts[:n] or described_by(task)
 
 
 def pack(args: argparse.Namespace) -> dict[str, Matrix]:
@@ -77,7 +82,7 @@ def pack(args: argparse.Namespace) -> dict[str, Matrix]:
     answered = load_tasks(args.corpus, args.split.split(","))
     texts = [[e.text for e in sample(task, args.limit, args.seed)[0]] for task in answered]
     flat = [text[:MAX_CHARS] for row in texts for text in row]
-    encoder.embed([text for task in library for text in (*task.descriptions, *known_inputs(task))])
+    encoder.embed([t for task in library for t in (*described_by(task), *known_inputs(task))])
     inputs = encoder.embed(flat)
     encoder.save()
     given = encoder.embed(described(library, "description", args.seed))

@@ -2,11 +2,13 @@
 Two routers over one library under mixed traffic for a long time: does anything leak?
 
 8 tenants, 500 tasks each, conversations by name and by history whose topics shift, clients that
-leave, foreign sessions, named adapters. Checked at the end: no answer by another tenant's adapter,
-no lease that is still good once its time is over, and memory that has stopped growing: the
-process' own, since file pages of the database come and go with the machine's other needs.
+leave, foreign sessions, named adapters. In the first half tasks are new ever again, and the
+library grows with them; in the second all have been seen. Checked at the end: no answer by another
+tenant's adapter, no lease that is still good once its time is over, none at all after a sweep, and
+memory that has stopped growing with the library: the process' own, since file pages of the database
+come and go with the machine's other needs.
 
-``nice python -m tests.bench.soak_router --minutes 30``
+``python -m tests.bench.soak_router --minutes 30 --out tests/bench/results``
 """
 
 import argparse
@@ -15,6 +17,7 @@ import random
 import statistics
 import tempfile
 import time
+from array import array
 from collections import Counter
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -34,6 +37,7 @@ from tests.routers import echo_router, open_store, request
 TENANTS = 8
 TASKS = 500
 WORKERS = 16
+RARE = 0.5  # of the tasks are drawn with equal chances
 SAMPLE_S = 10.0
 LEASE_S = 11.0  # longer than a lease is good for
 
@@ -44,15 +48,18 @@ class Soak:
 
     routers: list[Router]
     until: float
+    grows_until: float
     pause_s: float
     kinds: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
     owners: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, set[int]] = field(default_factory=dict)
     crossed: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     left: int = 0
     resident: list[float] = field(default_factory=list)
-    latencies_ms: list[float] = field(default_factory=list)
+    n_adapters: list[int] = field(default_factory=list)
+    latencies_ms: "array[float]" = field(default_factory=lambda: array("f"))
 
     async def worker(self, seed: int) -> None:
         """Hold conversations until the end."""
@@ -64,13 +71,13 @@ class Soak:
         """Some turns of one tenant; the topic may shift."""
         tenant = f"tenant-{dice.randrange(TENANTS)}"
         name = f"chat-{dice.randrange(10**9)}" if dice.random() < 0.5 else None
-        task = _task(dice, tenant)
+        task = self.task(dice, tenant)
         history: list[dict[str, str]] = []
         held: str | None = None
         for turn in range(dice.randint(2, 8)):
             shifts = turn > 0 and dice.random() < 0.15
             if shifts:
-                task = _task(dice, tenant)
+                task = self.task(dice, tenant)
             describes = turn == 0 or shifts or dice.random() < 0.3
             fields: dict[str, Any] = {"t2l_description": task} if describes else {}
             if held and dice.random() < 0.05:
@@ -89,6 +96,17 @@ class Soak:
             if name and dice.random() < 0.05:
                 await self.intrude(dice, tenant, name)
             await asyncio.sleep(self.pause_s * dice.random() * 2)
+
+    def task(self, dice: random.Random, tenant: str) -> str:
+        """One of the tenant's tasks: popular ones come often, rare ones seldom."""
+        seen = self.seen.setdefault(tenant, set())
+        number = min(int(dice.paretovariate(0.6)) - 1, TASKS - 1)
+        if dice.random() < RARE:
+            number = dice.randrange(TASKS)
+        if time.monotonic() > self.grows_until and number not in seen:
+            number = dice.choice(sorted(seen))
+        seen.add(number)
+        return _task(number, tenant)
 
     async def ask(
         self, dice: random.Random, tenant: str, messages: list[dict[str, str]], fields: Any
@@ -130,6 +148,7 @@ class Soak:
         """Note the memory in use."""
         while time.monotonic() < self.until:
             self.resident.append(resident_mib(_own_id(), "RssAnon"))
+            self.n_adapters.append(len(self.owners))
             await asyncio.sleep(SAMPLE_S)
 
 
@@ -142,9 +161,8 @@ def _own_id() -> int:
     return int(Path("/proc/self").resolve().name)
 
 
-def _task(dice: random.Random, tenant: str) -> str:
-    # Popular tasks come often, rare ones seldom. The tenant's name makes its adapters its own.
-    number = min(int(dice.paretovariate(0.6)) - 1, TASKS - 1)
+def _task(number: int, tenant: str) -> str:
+    # The tenant's name makes its adapters its own.
     return f"Task {number} of {tenant}: rewrite each line in style {number * 7919 % 1000}"
 
 
@@ -161,7 +179,8 @@ async def soak(directory: Path, minutes: float, pause_s: float) -> dict[str, Any
         )
         for _ in range(2)
     ]
-    soaking = Soak(routers, time.monotonic() + minutes * 60, pause_s)
+    now = time.monotonic()
+    soaking = Soak(routers, now + minutes * 60, now + minutes * 30, pause_s)
     workers = [soaking.worker(seed) for seed in range(WORKERS)]
     await asyncio.gather(*workers, soaking.sample())
     for router in routers:
@@ -175,14 +194,15 @@ async def soak(directory: Path, minutes: float, pause_s: float) -> dict[str, Any
                 foreign += 1
         await asyncio.sleep(LEASE_S)
         with store.ledger.read() as connection:
-            now = store.ledger.database.now(connection)
-            good = select(func.count()).where(leases.c.expires_at > now)
+            at = store.ledger.database.now(connection)
+            good = select(func.count()).where(leases.c.expires_at > at)
             stuck = connection.execute(good).scalar_one()
             rows = {
                 table: connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
                 for table in ("leases", "sessions", "decisions", "adapters", "descriptions")
             }
-    # Every task is known after a while; from then on memory must not grow.
+        expired = store.leases.sweep()
+    # In the second half the library no longer grows, and so memory must not.
     half = len(soaking.resident) // 2
     quarter = max(1, len(soaking.resident) // 4)
     middle = statistics.mean(soaking.resident[half : half + quarter])
@@ -198,9 +218,13 @@ async def soak(directory: Path, minutes: float, pause_s: float) -> dict[str, Any
         "turns_that_lost_their_adapter": soaking.lost.total(),
         **{f"lost_{_short(why)}": n for why, n in soaking.lost.most_common(4)},
         "leases_stuck": stuck,
+        "leases_expired_not_yet_swept": expired,
         "adapters_not_in_the_library": foreign,
         **{f"rows_{table}": count for table, count in rows.items()},
+        "adapters_served": len(soaking.owners),
+        "adapters_served_at_half": soaking.n_adapters[half],
         "resident_start_mib": round(soaking.resident[0], 1),
+        "resident_half_mib": round(soaking.resident[half], 1),
         "resident_third_quarter_mib": round(middle, 1),
         "resident_last_quarter_mib": round(end, 1),
         "latency_p50_ms": round(ordered[len(ordered) // 2], 3),

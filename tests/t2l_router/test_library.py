@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import tracemalloc
 
 import pytest
 
@@ -311,12 +312,18 @@ async def test_many_descriptions_of_one_client(routers):
     router = routers(max_generating=8, generations_per_hour=20)
     kinds: dict[str, int] = {}
     for start in range(0, 10_000, 500):
+        if start == 5_000:
+            tracemalloc.start()  # what comes from now on must not pile up
         decisions = await asyncio.gather(
             *(decide(router, t2l_description=f"Task {start + i}") for i in range(500))
         )
         for decision in decisions:
             kinds[decision.kind] = kinds.get(decision.kind, 0) + 1
+    await router._behind.flush()
+    left, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
 
+    assert left < 4 << 20
     assert set(kinds) <= {"generated", "base"}
     assert 1 <= kinds["generated"] <= 40  # what was begun before the quota was full may overshoot
     assert len(router._matcher._flights) == 0

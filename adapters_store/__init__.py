@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from adapters_store.identity import AdapterId
+    from adapters_store.location import StoreConfig
     from adapters_store.peft_files import AdapterFiles
     from adapters_store.records import AdapterRecord, Hit, Lineage, Task
-    from adapters_store.store import AdapterStore, StoreConfig
+    from adapters_store.store import AdapterStore
 
 __all__ = [
     "AdapterFiles",
@@ -28,7 +29,7 @@ _HOMES = {
     "AdapterStore": "store",
     "Hit": "records",
     "Lineage": "records",
-    "StoreConfig": "store",
+    "StoreConfig": "location",
     "Task": "records",
 }
 

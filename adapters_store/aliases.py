@@ -1,8 +1,9 @@
 """Names for adapters that may move, and what each of them named when."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import Connection, exists, select, tuple_
 
 from adapters_store import catalog
 from adapters_store.errors import AliasNotFound, AliasTaken
@@ -66,27 +67,47 @@ class Aliases:
         with self._ledger.read() as connection:
             return _required(connection, name, tenant)
 
-    def current(self, *, tenant: str | None = None) -> list[AliasSpan]:
-        """The current aliases by name, of one tenant or all."""
+    def current(
+        self,
+        *,
+        tenant: str | None = None,
+        limit: int | None = None,
+        after: tuple[str, str] | None = None,
+    ) -> list[AliasSpan]:
+        """
+        The current aliases by tenant and name.
+
+        Args:
+            tenant: Of this tenant only; None for all.
+            limit: So many at most; None for all.
+            after: Tenant and name of the last one of the page before.
+        """
         query = select(aliases).where(aliases.c.until.is_(None))
         if tenant is not None:
             query = query.where(aliases.c.tenant == tenant)
+        if after is not None:
+            query = query.where(tuple_(aliases.c.tenant, aliases.c.name) > after)
+        query = query.order_by(aliases.c.tenant, aliases.c.name).limit(limit)
         with self._ledger.read() as connection:
-            rows = connection.execute(query.order_by(aliases.c.tenant, aliases.c.name))
-            return [_span(row) for row in rows]
+            return [_span(row) for row in connection.execute(query)]
 
     def at(self, name: str, when: datetime, *, tenant: str) -> AliasSpan:
         """What the alias named at a time. Raises `AliasNotFound`."""
-        for span in self.history(name, tenant=tenant):
-            if span.since <= when and (span.until is None or when < span.until):
-                return span
-        raise AliasNotFound(f"alias {name!r} of tenant {tenant} named nothing at {when:%F %T %Z}")
+        return span_at(self.history(name, tenant=tenant), name, when)
 
     def history(self, name: str, *, tenant: str) -> list[AliasSpan]:
         """Everything that the alias has named, newest first."""
         query = select(aliases).where(aliases.c.tenant == tenant, aliases.c.name == name)
         with self._ledger.read() as connection:
             return [_span(row) for row in connection.execute(query.order_by(aliases.c.id.desc()))]
+
+
+def span_at(spans: Sequence[AliasSpan], name: str, when: datetime) -> AliasSpan:
+    """What an alias of this history named at a time. Raises `AliasNotFound`."""
+    for span in spans:
+        if span.since <= when and (span.until is None or when < span.until):
+            return span
+    raise AliasNotFound(f"alias {name!r} named nothing at {when:%F %T %Z}")
 
 
 def move_all(change: Change, source: str, target: str, *, tenant: str) -> None:

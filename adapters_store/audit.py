@@ -51,13 +51,16 @@ def entries(
     subject: str | None = None,
     tenant: str | None = None,
     limit: int | None = None,
+    before: int | None = None,
 ) -> list[AuditEntry]:
-    """The newest entries first, of one adapter or tenant where given."""
+    """The newest entries first, of one adapter or tenant and before one where given."""
     query = select(audit_log).order_by(audit_log.c.seq.desc())
     if subject is not None:
         query = query.where(audit_log.c.subject == subject)
     if tenant is not None:
         query = query.where(audit_log.c.tenant == tenant)
+    if before is not None:
+        query = query.where(audit_log.c.seq < before)
     return [
         AuditEntry(**{**row, "detail": json.loads(row["detail"])})
         for row in connection.execute(query.limit(limit)).mappings()

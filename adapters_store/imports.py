@@ -10,9 +10,11 @@ import json
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from adapters_store.blobs import MANIFEST_FILE
 from adapters_store.errors import InvalidImport, InvalidName
@@ -31,6 +33,8 @@ LIMITS = {
     WEIGHTS_FILE: MAX_WEIGHTS_BYTES,
 }
 _MAX_ENTRIES = 1000
+_MAX_ZIP_DIRECTORY = 1 << 20
+_MAX_ZIP_END = 22 + 20 + 65_535  # the record, the one before it, the longest comment
 _MAX_DESCRIPTIONS = 1000
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 
@@ -78,7 +82,8 @@ def read_path(path: Path) -> Foreign:
         if path.is_dir():
             return _read_directory(path)
         if path.is_file():
-            return _read_zip(path)
+            with path.open("rb") as file:
+                return read_zip(file, str(path))
     except OSError as error:
         raise InvalidImport(f"{path}: can't be read: {error}") from error
     raise InvalidImport(f"{path}: there is no such directory or zip file")
@@ -122,47 +127,78 @@ def _read_directory(directory: Path) -> Foreign:
     return assemble(read, str(directory))
 
 
-def _read_zip(path: Path) -> Foreign:
+def read_zip(file: BinaryIO, source: str, *, max_bytes: int = MAX_WEIGHTS_BYTES) -> Foreign:
+    """
+    Read an adapter from a zip file of its directory.
+
+    Args:
+        file: Can be sought in.
+        source: Where it came from, for errors and the adapter's lineage.
+        max_bytes: Longest weights, unpacked.
+
+    Raises:
+        InvalidImport: It is none, or not safe, or no LoRA adapter.
+    """
+    _check_directory(file, source)
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = _members(archive, path)
+        with zipfile.ZipFile(file) as archive:
+            members = _members(archive, source)
 
             def read(name: str) -> bytes | None:
                 member = members.get(name)
                 if member is None:
                     return None
-                with archive.open(member) as file:
-                    return capped(name, member.file_size, file.read)
+                with archive.open(member) as entry:
+                    return capped(name, member.file_size, entry.read, at_most=max_bytes)
 
-            return assemble(read, str(path))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
-        raise InvalidImport(f"{path}: not a readable zip file: {error}") from error
+            return assemble(read, source)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
+        raise InvalidImport(f"{source}: not a readable zip file: {error}") from error
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> Mapping[str, zipfile.ZipInfo]:
+def _check_directory(file: BinaryIO, source: str) -> None:
+    """
+    Make sure that the zip's table of contents is short, before `zipfile` reads all of it.
+
+    Raises:
+        InvalidImport: It is long, or missing, or of the form for huge archives.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _MAX_ZIP_END))
+    end = file.read()
+    file.seek(0)
+    at = end.rfind(b"PK\x05\x06")
+    if at < 0 or len(end) < at + 22:
+        raise InvalidImport(f"{source}: this is no zip file")
+    length = int.from_bytes(end[at + 12 : at + 16], "little")
+    if length > _MAX_ZIP_DIRECTORY or end[max(0, at - 20) : at].startswith(b"PK\x06\x07"):
+        raise InvalidImport(f"{source}: too many entries; an adapter has a handful")
+
+
+def _members(archive: zipfile.ZipFile, source: str) -> Mapping[str, zipfile.ZipInfo]:
     """The files of the zip's only directory by name; every entry must be harmless."""
     entries = archive.infolist()
     if len(entries) > _MAX_ENTRIES:
-        raise InvalidImport(f"{path}: {len(entries)} entries; an adapter has a handful")
+        raise InvalidImport(f"{source}: {len(entries)} entries; an adapter has a handful")
     found: dict[str, zipfile.ZipInfo] = {}
     folders = set()
     for entry in entries:
         name = PurePosixPath(entry.filename)
         mode = entry.external_attr >> 16
         if name.is_absolute() or ".." in name.parts or set("\\:") & set(entry.filename):
-            raise InvalidImport(f"{path}: entry {entry.filename[:120]!r} points outside the zip")
+            raise InvalidImport(f"{source}: entry {entry.filename[:120]!r} points outside the zip")
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise InvalidImport(f"{path}: entry {entry.filename[:120]!r} is a link or device")
+            raise InvalidImport(f"{source}: entry {entry.filename[:120]!r} is a link or device")
         if entry.is_dir():
             continue
         if name.name in LIMITS:
             if name.name in found:
-                raise InvalidImport(f"{path}: {name.name} is there twice")
+                raise InvalidImport(f"{source}: {name.name} is there twice")
             found[name.name] = entry
             folders.add(name.parent)
-    _refuse_pickles([entry.filename for entry in entries], str(path))
+    _refuse_pickles([entry.filename for entry in entries], source)
     if len(folders) > 1:
-        raise InvalidImport(f"{path}: the adapter's files lie in several directories")
+        raise InvalidImport(f"{source}: the adapter's files lie in several directories")
     return found
 
 
@@ -175,25 +211,38 @@ def _refuse_pickles(names: list[str], source: str) -> None:
             )
 
 
-def capped(name: str, announced: int, read: Callable[[int], bytes]) -> bytes:
+def capped(
+    name: str,
+    announced: int,
+    read: Callable[[int], bytes],
+    *,
+    at_most: int = MAX_WEIGHTS_BYTES,
+) -> bytes:
     """
     Read a file no further than `LIMITS` allows.
 
     Args:
-        name: One of the three files.
+        name: The file's; ours have limits of their own.
         announced: Its size by what its container says.
         read: Gives at most that many bytes of it.
+        at_most: A lower limit.
 
     Raises:
         InvalidImport: It is too long.
     """
-    limit = LIMITS[name]
+    limit = min(LIMITS.get(name, MAX_CONFIG_BYTES), at_most)
     if announced > limit:
         raise InvalidImport(f"{name} has {announced} bytes; at most {limit} are accepted")
     data = read(limit + 1)
     if len(data) > limit:
         raise InvalidImport(f"{name} has more than {limit} bytes, and lies about it")
     return data
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """A manifest without its descriptions, as `read_path` reads it."""
+    values = {"base_fingerprint": manifest.base, "hypernet_id": manifest.hypernet_id}
+    return json.dumps(values).encode()
 
 
 def _parse_manifest(data: bytes) -> Manifest:

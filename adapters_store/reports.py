@@ -100,8 +100,12 @@ class Reports:
                 top=tuple(sorted(map(catalog.record, rows), key=lambda r: (-r.hits, r.key))),
             )
 
-    def space(self) -> list[Space]:
-        """What each tenant takes, by name; equal content of two tenants lies on the disk once."""
+    def space(self, *, tenant: str | None = None) -> list[Space]:
+        """
+        What each tenant takes, by name, or one of them.
+
+        Equal content of two tenants lies on the disk once.
+        """
 
         def bytes_where(condition: catalog.Condition) -> ColumnElement[int]:
             return func.coalesce(func.sum(case((condition, adapters.c.size_bytes), else_=0)), 0)
@@ -117,6 +121,8 @@ class Reports:
             .group_by(adapters.c.tenant)
             .order_by(adapters.c.tenant)
         )
+        if tenant is not None:
+            query = query.where(adapters.c.tenant == tenant)
         with self._ledger.read() as connection:
             return [
                 Space(row.tenant, row.n, int(row.size), int(row.pinned), int(row.deleted))

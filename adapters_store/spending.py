@@ -88,6 +88,10 @@ class Spending:
                 for row in rows
             }
 
+    def limit_of(self, tenant: str) -> RateLimit:
+        """The tenant's own limits; None values are the server's defaults."""
+        return self.limits().get(tenant, RateLimit())
+
     def record(self, spent: Mapping[str, Spent], used_keys: Mapping[str, datetime]) -> None:
         """
         Add what tenants used to today's counts.

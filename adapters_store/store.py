@@ -1,10 +1,8 @@
 """The only door to the adapter library."""
 
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,63 +16,26 @@ from adapters_store.database import Database
 from adapters_store.decisions import Decisions
 from adapters_store.dedupe import Dedupe
 from adapters_store.delta import check_shapes, delta_norm
-from adapters_store.faults import named_missing_packages
 from adapters_store.identity import AdapterId
-from adapters_store.index import ExactIndex, VectorIndex
+from adapters_store.index import VectorIndex
 from adapters_store.indexing import Indexing
 from adapters_store.keys import Keys
 from adapters_store.leases import Leases
 from adapters_store.ledger import Ledger
+from adapters_store.location import StoreConfig, open_index
 from adapters_store.maintenance import Maintenance
 from adapters_store.names import check_name
-from adapters_store.partitions import SqlVectors, check_embedding
+from adapters_store.partitions import check_embedding
 from adapters_store.peft_files import AdapterFiles
 from adapters_store.quotas import Quotas
 from adapters_store.records import AdapterRecord, AuditEntry, Description, Hit, Lineage, State, Task
 from adapters_store.reembed import Reembedding
 from adapters_store.reports import Reports
-from adapters_store.schema import descriptions, library
+from adapters_store.schema import descriptions
 from adapters_store.sessions import Sessions
 from adapters_store.spending import Spending
 from adapters_store.traffic import Traffic
 from adapters_store.transfer import export_files
-
-IndexKind = Literal["exact", "faiss", "pgvector"]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreConfig:
-    """
-    Where a library lies.
-
-    Args:
-        database_url: SQLAlchemy URL of SQLite or PostgreSQL.
-        blobs_url: Local path or fsspec URL of the weights.
-        cache_dir: Local directory for index files and copies of remote adapters.
-        index: How embeddings are searched.
-        blobs_options: Passed to fsspec, e.g. ``{"endpoint_url": ...}``.
-        actor: Who acts, for the audit log.
-    """
-
-    database_url: str
-    blobs_url: str
-    cache_dir: Path
-    index: IndexKind = "faiss"
-    blobs_options: Mapping[str, Any] = field(default_factory=dict)
-    actor: str = "t2l"
-
-    @classmethod
-    def in_directory(
-        cls, directory: Path, *, index: IndexKind = "faiss", actor: str = "t2l"
-    ) -> Self:
-        """The embedded library: SQLite, local files and FAISS below one directory."""
-        return cls(
-            database_url=f"sqlite:///{directory.absolute() / 'library.db'}",
-            blobs_url=str(directory.absolute() / "adapters"),
-            cache_dir=directory.absolute() / "cache",
-            index=index,
-            actor=actor,
-        )
 
 
 class AdapterStore:
@@ -123,7 +84,7 @@ class AdapterStore:
                 cache_dir=config.cache_dir / "adapters",
                 options=dict(config.blobs_options),
             )
-            return cls(Ledger(database, blobs, config.actor), _open_index(config, database))
+            return cls(Ledger(database, blobs, config.actor), open_index(config, database))
         except BaseException:
             database.close()
             raise
@@ -306,11 +267,26 @@ class AdapterStore:
             return None if row is None else catalog.record(row)
 
     def history(
-        self, subject: str | None = None, *, tenant: str | None = None, limit: int | None = 50
+        self,
+        subject: str | None = None,
+        *,
+        tenant: str | None = None,
+        limit: int | None = 50,
+        before: int | None = None,
     ) -> list[AuditEntry]:
-        """What happened, newest first: to one adapter, in one tenant, or everywhere."""
+        """
+        What happened, newest first.
+
+        Args:
+            subject: To this adapter; None for any.
+            tenant: To this tenant's; None for everybody's (operators only).
+            limit: Entries at most; None for all.
+            before: The `AuditEntry.seq` of the last entry of the page before.
+        """
         with self.ledger.read() as connection:
-            return audit.entries(connection, subject=subject, tenant=tenant, limit=limit)
+            return audit.entries(
+                connection, subject=subject, tenant=tenant, limit=limit, before=before
+            )
 
     def check_removable(self, refs: Sequence[str], *, tenant: str) -> None:
         """Raise what `delete` would raise for any of the tenant's adapters, changing nothing."""
@@ -374,34 +350,3 @@ class AdapterStore:
         """Count that adapters were served; ids that are gone are passed over."""
         with self.ledger.change() as change:
             changes.record_uses(change, uses, tenant=tenant)
-
-
-def _open_index(config: StoreConfig, database: Database) -> VectorIndex:
-    vectors = SqlVectors(database)
-    if config.index == "exact":
-        return ExactIndex(vectors)
-    if config.index == "pgvector":
-        # Lazy: pgvector is an optional dependency.
-        with named_missing_packages("the index pgvector"):
-            from adapters_store.index_pgvector import PgVectorIndex  # noqa: PLC0415
-
-        return PgVectorIndex(database, vectors)
-    # Lazy: FAISS takes a while to import, and not every library needs it.
-    from adapters_store.index_faiss import FaissIndex  # noqa: PLC0415
-
-    library_id = _library_id(database)
-    return FaissIndex(vectors, cache_dir=config.cache_dir / "index", library=library_id)
-
-
-def _library_id(database: Database) -> str:
-    """The library's own id, made at its creation; index files of another library don't count."""
-    query = select(library.c.value).where(library.c.key == "library_id")
-    with database.read() as connection:
-        found = connection.execute(query).scalar_one_or_none()
-    if found is None:
-        with database.write() as connection:
-            found = connection.execute(query).scalar_one_or_none()
-            if found is None:
-                found = uuid.uuid4().hex
-                connection.execute(library.insert().values(key="library_id", value=found))
-    return str(found)

@@ -1,5 +1,6 @@
 """Adapters leave and enter the library: directories, zip files, any fsspec URL, the hub."""
 
+import io
 import json
 import re
 import shutil
@@ -63,12 +64,19 @@ def write_zip(contents: Mapping[str, bytes], destination: Path) -> None:
     with named_os_errors(f"export to {destination}"):
         try:
             beside.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(beside, "x") as archive:
-                for name, data in contents.items():
-                    archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+            beside.write_bytes(zipped(contents))
             beside.rename(destination)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def zipped(contents: Mapping[str, bytes]) -> bytes:
+    """Files as a zip file, the same bytes each time."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
+    return file.getvalue()
 
 
 def push(contents: Mapping[str, bytes], url: str, *, options: Mapping[str, Any]) -> None:

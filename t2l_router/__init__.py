@@ -8,7 +8,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from t2l_router.bootstrap import build_app, build_router
+    from t2l_router.application import build_app
+    from t2l_router.bootstrap import build_router
     from t2l_router.config import Settings
     from t2l_router.engines.base import AdapterRef, Delta, Engine
     from t2l_router.engines.echo import EchoEngine
@@ -47,7 +48,7 @@ _HOMES = {
     "Router": "router",
     "Settings": "config",
     "T2LError": "errors",
-    "build_app": "bootstrap",
+    "build_app": "application",
     "build_router": "bootstrap",
 }
 

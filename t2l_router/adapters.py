@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,10 @@ _MAX_KNOWN = 10_000
 
 class Tensors(Protocol):
     """What knows the form of an adapter's tensors, which is the hypernetwork's and the engine's."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, int]]:
+        """Module path -> (d_in, d_out) of everything that adapters may change."""
 
     def pack(self, weights: Weights) -> AdapterFiles:
         """The adapter as the library stores it."""

@@ -1,38 +1,22 @@
 """
-The only place that constructs concrete things, from the settings.
+The only place that constructs concrete things, from the settings; `application` serves them.
 
 Everything heavy is imported inside the functions, so that importing this module costs nothing.
 """
 
 # ruff: noqa: PLC0415 - importing late is this module's point
-import asyncio
-import logging
-import threading
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-from starlette.types import ASGIApp
-
 from adapters_store import AdapterStore
-from adapters_store.spending import RateLimit
-from t2l_router.access import Access
 from t2l_router.assembly import Making, assemble, build_inference
 from t2l_router.config import Settings
 from t2l_router.engines import echo_adapters
 from t2l_router.engines.base import Engine
 from t2l_router.engines.echo import EchoEngine
 from t2l_router.errors import CheckpointMismatch, ConfigError
-from t2l_router.gate import Gate
-from t2l_router.logs import log_exchange
-from t2l_router.metrics import Metrics
-from t2l_router.observing import Observer
-from t2l_router.readiness import Readiness
 from t2l_router.router import Router, ServedModel
-from t2l_router.server import create_app
 from t2l_router.storage import LoraTensors, open_library, operator, warm_up
 
 if TYPE_CHECKING:
@@ -43,8 +27,6 @@ if TYPE_CHECKING:
     from t2l_router.example_features import ExampleReader
     from t2l_router.generator import AdapterGenerator
     from t2l_router.models import LocalModel
-
-logger = logging.getLogger(__name__)
 
 
 def _silent(phase: str) -> None:
@@ -65,95 +47,6 @@ class Writing:
     base: "LocalModel"
     encoder: "TaskEncoder"
     generator: "AdapterGenerator"
-
-
-def build_app(
-    settings: Settings,
-    readiness: Readiness,
-    *,
-    access: Access | None = None,
-    store: "AdapterStore | None" = None,
-    progress: "Progress | None" = None,
-) -> ASGIApp:
-    """
-    Build the server; it answers at once and loads in the background.
-
-    Args:
-        settings: What to serve.
-        readiness: Says when it is loaded, or why it could not be.
-        access: Keys and limits; None lets everybody in.
-        store: The library; None opens one and leaves the admin API out.
-        progress: Where bars are drawn for what is pulled.
-    """
-
-    def load() -> None:
-        start = time.perf_counter()
-        try:
-            with progress or nullcontext():
-                router = build_router(
-                    settings, store=store, enter=readiness.enter, progress=progress
-                )
-        except Exception as error:  # noqa: BLE001 - the thread's end; whoever serves reports it
-            readiness.fail(error)
-            return
-        readiness.finish(router)
-        logger.info("ready after %.1f s", time.perf_counter() - start)
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        threading.Thread(target=load, name="t2l-load", daemon=True).start()
-        accounts = asyncio.create_task(access.keep_accounts()) if access else None
-        yield
-        if accounts and access:
-            accounts.cancel()
-            await access.save()
-        if readiness.is_ready:
-            await readiness.router.close()
-
-    return create_app(
-        readiness,
-        max_body_bytes=settings.max_body_bytes,
-        keep_alive_s=settings.keep_alive_s,
-        strict=settings.strict_requests,
-        gate=Gate(access),
-        store=store,
-        metrics=Metrics(readiness, slots=settings.slots if settings.engine == "local" else None),
-        observers=_observers(settings),
-        lifespan=lifespan,
-    )
-
-
-def _observers(settings: Settings) -> list[Observer]:
-    if settings.tracing == "off":
-        return [log_exchange]
-    from t2l_router.tracing import open_tracing
-
-    return [log_exchange, open_tracing().observe]
-
-
-def build_access(settings: Settings, store: AdapterStore, *, closed: bool) -> Access:
-    """
-    Build what lets requests in.
-
-    Args:
-        settings: Limits of tenants that have none of their own.
-        store: Holds the keys.
-        closed: Let nobody in without a key, even where there is none.
-    """
-    return Access(
-        store.keys,
-        store.spending,
-        defaults=default_limits(settings),
-        closed=closed,
-        hosts=settings.allowed_hosts,
-    )
-
-
-def default_limits(settings: Settings) -> RateLimit:
-    """The limits of tenants that have none of their own."""
-    return RateLimit(
-        settings.requests_per_minute, settings.tokens_per_minute, settings.tokens_per_day
-    )
 
 
 def build_router(

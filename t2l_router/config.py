@@ -123,6 +123,9 @@ class Settings(BaseSettings):
         description="Names by which a server without keys may be reached, besides localhost.",
     )
     max_body_bytes: int = Field(4 << 20, ge=1_024, description="Largest request body.")
+    max_import_bytes: int = Field(
+        256 << 20, ge=1_024, description="Largest adapter that is taken in over HTTP."
+    )
     keep_alive_s: float = Field(
         5.0, gt=0, description="Longest silence in a stream before a comment is sent."
     )

@@ -2,6 +2,8 @@
 
 import re
 import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,20 +55,25 @@ class BodyLimitMiddleware:
     Args:
         app: The next application.
         max_bytes: The largest body.
+        larger: The largest body for single paths.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, larger: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and its body up to the limit."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        max_bytes = self.larger.get(scope["path"], self.max_bytes)
         announced = dict(scope["headers"]).get(b"content-length", b"")
         # Refused before a byte is read; the server checks that the header is true.
-        too_large = announced.isdigit() and int(announced) > self.max_bytes
+        too_large = announced.isdigit() and int(announced) > max_bytes
         n_read = 0
 
         async def receive_counted() -> Message:
@@ -74,8 +81,8 @@ class BodyLimitMiddleware:
             if not too_large:
                 message = await receive()
                 n_read += len(message.get("body", b""))
-                if n_read <= self.max_bytes:
+                if n_read <= max_bytes:
                     return message
-            raise BodyTooLarge(f"the body is larger than {self.max_bytes:,} bytes")
+            raise BodyTooLarge(f"the body is larger than {max_bytes:,} bytes")
 
         await self.app(scope, receive_counted, send)

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from adapters_store.decisions import DecisionEntry
 from adapters_store.errors import DecisionNotFound
+from adapters_store.identity import AdapterId
 from t2l_router.behind import Behind
 from t2l_router.choice import BASE, PREFIX, Choice, Chooser, ServedModel
 from t2l_router.decision import Caller, Decision, DecisionKind, entry_of, new_trace
+from t2l_router.describe import TaskDescription
 from t2l_router.elsewhere import FINGERPRINT, Elsewhere, failing_at_once
 from t2l_router.engines.base import AdapterRef, Delta, Engine, EngineHealth
 from t2l_router.errors import (
@@ -26,6 +28,7 @@ from t2l_router.errors import (
     UnknownAdapter,
     UnknownDecision,
 )
+from t2l_router.intake import Fit
 from t2l_router.library import Library
 from t2l_router.maker import timed
 from t2l_router.matching import Limits, Matcher
@@ -204,6 +207,25 @@ class Router:
     async def embed(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Embed texts as task descriptions are: ``[N, D]`` float32 of unit L2 norm, and tokens."""
         return await self._matcher.maker.embed_all(texts)
+
+    @property
+    def fit(self) -> Fit:
+        """What adapters from elsewhere must fit."""
+        identity = self._library.identity
+        shapes = self._matcher.maker.tensors.shapes
+        return Fit(self.model.name, identity.base, identity.encoder, shapes)
+
+    async def prepare(self, task: TaskDescription, *, tenant: str) -> AdapterId:
+        """
+        Find or write the adapter of a task as `chat` would, and wait until the library has it.
+
+        Raises:
+            AdapterError: There is none, and none could be written.
+        """
+        found = await self._matcher.find(task, tenant=tenant)
+        if found.kept is not None:
+            await found.kept
+        return found.adapter.adapter_id
 
     def health(self) -> EngineHealth:
         """How the engine is doing."""

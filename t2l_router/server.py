@@ -38,6 +38,7 @@ def create_app(
     *,
     max_body_bytes: int,
     keep_alive_s: float,
+    max_import_bytes: int = 256 << 20,
     strict: bool = False,
     gate: Gate | None = None,
     store: AdapterStore | None = None,
@@ -52,6 +53,7 @@ def create_app(
         readiness: Holds the router, once there is one.
         max_body_bytes: Largest request body.
         keep_alive_s: Longest silence in a stream.
+        max_import_bytes: Largest adapter that the admin API takes in.
         strict: Refuse request fields that nobody knows.
         gate: Lets requests in; None lets all in.
         store: Run by the routes below ``/admin``; None leaves them out.
@@ -94,7 +96,7 @@ def create_app(
     app.add_api_route("/health/live", api.live)
     app.add_api_route("/health/ready", api.ready)
     if store is not None:
-        app.include_router(admin.routes(store, gate))
+        app.include_router(admin.routes(store, gate, readiness, max_import_bytes=max_import_bytes))
     app.add_exception_handler(RequestValidationError, _report_invalid)
     app.add_exception_handler(HTTPException, _report_http)
     app.add_exception_handler(T2LError, _report)
@@ -114,7 +116,8 @@ def create_app(
         },
     )
     # Outside FastAPI, so that its own answer to an unexpected error has an id too.
-    limited = BodyLimitMiddleware(answering, max_body_bytes)
+    larger = {admin.IMPORT_PATH: max_import_bytes}
+    limited = BodyLimitMiddleware(answering, max_body_bytes, larger)
     return RequestIdMiddleware(ObserveMiddleware(limited, observers))
 
 

@@ -81,6 +81,7 @@ class LoraTensors:
 
     def __init__(self, spec: "LoraSpec") -> None:
         self._spec = spec
+        self.shapes = module_shapes(spec)
 
     def pack(self, weights: "Weights") -> AdapterFiles:
         """The adapter as the library stores it."""

@@ -7,8 +7,7 @@ import click
 
 from adapters_store import AdapterStore
 from adapters_store.keys import SCOPES, ApiKey, Scope
-from adapters_store.spending import RateLimit
-from t2l_router.cli.adapters.options import ago, library_option
+from t2l_router.cli.adapters.options import ago, library_or_server_option
 from t2l_router.cli.output import Column, Output, output_option
 
 
@@ -38,7 +37,7 @@ def command() -> None:
     "--expires", "days", type=click.FloatRange(0, min_open=True), help="After this many days."
 )
 @output_option
-@library_option
+@library_or_server_option
 def create(
     *,
     store: AdapterStore,
@@ -59,7 +58,7 @@ def create(
 @click.option("--tenant", "-t", help="Of this tenant only.  [default: all]")
 @click.option("--all", "everything", is_flag=True, help="Also those that open nothing any more.")
 @output_option
-@library_option
+@library_or_server_option
 def list_(*, store: AdapterStore, out: Output, tenant: str | None, everything: bool) -> None:
     """List the keys, the newest first; secrets are not kept."""
     rows = [fields(key) for key in store.keys.list(tenant=tenant)]
@@ -69,7 +68,7 @@ def list_(*, store: AdapterStore, out: Output, tenant: str | None, everything: b
 @command.command()
 @click.argument("key_id")
 @output_option
-@library_option
+@library_or_server_option
 def revoke(*, store: AdapterStore, out: Output, key_id: str) -> None:
     """Let the key KEY_ID open nothing any more; servers know within seconds."""
     out.record(fields(store.keys.revoke(key_id)))
@@ -81,10 +80,10 @@ def revoke(*, store: AdapterStore, out: Output, key_id: str) -> None:
 @click.option("--tokens-per-minute", help="Tokens read and written; or `default`.")
 @click.option("--tokens-per-day", help="Between midnight and midnight UTC; or `default`.")
 @output_option
-@library_option
+@library_or_server_option
 def limits(*, store: AdapterStore, out: Output, tenant: str, **given: str | None) -> None:
     """Show or set how fast TENANT may ask; requests above a limit get a 429."""
-    before = store.spending.limits().get(tenant, RateLimit())
+    before = store.spending.limit_of(tenant)
     changes = {name: _number(text) for name, text in given.items() if text is not None}
     after = dataclasses.replace(before, **changes)
     if after != before:
@@ -96,7 +95,7 @@ def limits(*, store: AdapterStore, out: Output, tenant: str, **given: str | None
 @click.option("--tenant", "-t", help="Of this tenant only.  [default: all]")
 @click.option("--days", type=click.IntRange(1), default=7, show_default=True)
 @output_option
-@library_option
+@library_or_server_option
 def usage(*, store: AdapterStore, out: Output, tenant: str | None, days: int) -> None:
     """Show what tenants used, by day (UTC)."""
     out.table(

@@ -14,7 +14,7 @@ import uvicorn
 from adapters_store import AdapterStore
 from t2l_router import logs, storage
 from t2l_router.access import Access
-from t2l_router.bootstrap import build_access, build_app, default_limits
+from t2l_router.application import build_access, build_app, default_limits
 from t2l_router.cli.loading import bars
 from t2l_router.cli.options import settings_options
 from t2l_router.config import Settings, load

@@ -79,6 +79,8 @@ class EchoGenerator:
 class EchoTensors:
     """Files and distances of echo adapters; see `t2l_router.adapters.Tensors`."""
 
+    shapes = {_MODULE.removeprefix("base_model.model."): (EchoEncoder.dim, 1)}  # noqa: RUF012
+
     def pack(self, weights: Weights) -> AdapterFiles:
         """The adapter as the library stores it."""
         return _files_of(weights)

@@ -41,7 +41,7 @@ def serve(
 ) -> Iterator[Served]:
     """Serve an engine until the end of the block; options are those of `create_app`."""
     readiness = Readiness()
-    router = echo_router(engine=engine)
+    router = echo_router(engine=engine, store=options.get("store"))
     if ready:
         readiness.finish(router)
     app = create_app(readiness, max_body_bytes=MAX_BODY_BYTES, keep_alive_s=keep_alive_s, **options)

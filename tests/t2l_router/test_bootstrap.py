@@ -2,7 +2,8 @@ import threading
 
 import pytest
 
-from t2l_router.bootstrap import build_app, build_router, torch_device
+from t2l_router.application import build_app
+from t2l_router.bootstrap import build_router, torch_device
 from t2l_router.config import Settings
 from t2l_router.errors import ConfigError
 from t2l_router.readiness import NotReady, Readiness

@@ -9,7 +9,6 @@ from adapters_store.filters import GRAMMAR
 from t2l_router.cli.adapters.options import (
     ago,
     fields,
-    library_option,
     library_or_server_option,
     show_adapters,
     tenant_option,
@@ -78,7 +77,7 @@ def stats(*, store: AdapterStore, out: Output, tenant: str | None, top: int) -> 
 
 @click.command()
 @output_option
-@library_option
+@library_or_server_option
 def df(*, store: AdapterStore, out: Output) -> None:
     """Show what each tenant's adapters take on the disk."""
     out.table(

@@ -14,7 +14,6 @@ from adapters_store.records import State
 from t2l_router.cli.adapters.options import (
     dry_run_option,
     fields,
-    library_option,
     library_or_server_option,
     show_adapters,
     tenant_option,
@@ -204,7 +203,7 @@ def promote(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
 @click.option("--max-per-hour", help="Generated adapters in 60 minutes; none for no limit.")
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def quota(
     *,
     store: AdapterStore,

@@ -6,7 +6,12 @@ import click
 
 from adapters_store import AdapterStore
 from adapters_store.dedupe import Kind
-from t2l_router.cli.adapters.options import confirm, library_option, tenant_option, yes_option
+from t2l_router.cli.adapters.options import (
+    confirm,
+    library_or_server_option,
+    tenant_option,
+    yes_option,
+)
 from t2l_router.cli.output import Column, Output, output_option
 
 _THRESHOLDS: dict[Kind, float] = {"delta": 0.98, "text": 0.95}
@@ -30,7 +35,7 @@ _THRESHOLDS: dict[Kind, float] = {"delta": 0.98, "text": 0.95}
 @yes_option
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def dedupe(
     *,
     store: AdapterStore,

@@ -5,17 +5,24 @@ from pathlib import Path
 
 import click
 
-from adapters_store import AdapterRecord, AdapterStore, Lineage, Task, imports, transfer
-from adapters_store.errors import InvalidImport
+from adapters_store import AdapterRecord, AdapterStore, Hit, Lineage, Task, imports, transfer
 from adapters_store.imports import Foreign
-from t2l_router import bootstrap, storage
+from t2l_router import bootstrap, intake, storage
 from t2l_router.bootstrap import Writing
-from t2l_router.cli.adapters.options import columns, fields, tenant_option
+from t2l_router.cli.adapters.options import (
+    columns,
+    fields,
+    open_server,
+    server_option,
+    tenant_option,
+)
 from t2l_router.cli.loading import loading
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Column, Output, output_option
 from t2l_router.config import Settings
 from t2l_router.describe import validated
+from t2l_router.intake import Fit
+from t2l_router.remote import RemoteStore
 
 _model_options = settings_options("data_dir", "base_model", "hypernet", "encoder", "device")
 
@@ -25,12 +32,14 @@ _model_options = settings_options("data_dir", "base_model", "hypernet", "encoder
 @click.option("--alias", help="Also give it this name.")
 @click.option("--tag", "tags", multiple=True, help="Also tag it; may be repeated.")
 @tenant_option
+@server_option
 @_model_options
 @output_option
 def create(
     *,
     out: Output,
     settings: Settings,
+    server: str | None,
     description: str,
     alias: str | None,
     tags: tuple[str, ...],
@@ -39,9 +48,15 @@ def create(
     """
     Write an adapter from a task description and keep it.
 
-    The same description gives the same adapter, so that a second call changes nothing.
+    The same description gives the same adapter, so that a second call changes nothing. A server
+    decides as for a request: what it holds for a like description may do.
     """
     text = validated(description)
+    if server is not None:
+        with open_server(settings, server) as remote:
+            record = remote.create(text, tenant=tenant)
+            _finish(remote, out, record, alias=alias, tags=tags)
+        return
     writing = _load(settings)
     embeddings = writing.encoder.embed([text])
     (weights,) = writing.generator.generate(embeddings)
@@ -61,20 +76,19 @@ def create(
 @click.argument("text")
 @click.option("--limit", "-n", type=click.IntRange(1, 1000), default=5, show_default=True)
 @tenant_option
+@server_option
 @_model_options
 @output_option
-def search(*, out: Output, settings: Settings, text: str, limit: int, tenant: str) -> None:
+def search(
+    *, out: Output, settings: Settings, server: str | None, text: str, limit: int, tenant: str
+) -> None:
     """Find the adapters whose descriptions are nearest to TEXT."""
-    writing = _load(settings)
-    (embedding,) = writing.encoder.embed([validated(text)])
-    with storage.open_library(settings, actor=storage.operator()) as store:
-        hits = store.search(
-            embedding,
-            tenant=tenant,
-            base=writing.base.fingerprint,
-            encoder=writing.encoder.fingerprint,
-            k=limit,
-        )
+    text = validated(text)
+    if server is not None:
+        with open_server(settings, server) as remote:
+            hits = remote.find(text, tenant=tenant, k=limit)
+    else:
+        hits = _find(settings, text, tenant=tenant, k=limit)
     rows = [
         fields(hit.adapter) | {"score": hit.score, "description": hit.description} for hit in hits
     ]
@@ -83,17 +97,27 @@ def search(*, out: Output, settings: Settings, text: str, limit: int, tenant: st
     out.table(rows, [found, score, *others])
 
 
+def _find(settings: Settings, text: str, *, tenant: str, k: int) -> list[Hit]:
+    writing = _load(settings)
+    (embedding,) = writing.encoder.embed([text])
+    base, encoder = writing.base.fingerprint, writing.encoder.fingerprint
+    with storage.open_library(settings, actor=storage.operator()) as store:
+        return store.search(embedding, tenant=tenant, base=base, encoder=encoder, k=k)
+
+
 @click.command("import")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--description", "-d", "texts", multiple=True, help="What it is for; repeatable.")
 @click.option("--alias", help="Also give it this name.")
 @tenant_option
+@server_option
 @_model_options
 @output_option
 def import_(
     *,
     out: Output,
     settings: Settings,
+    server: str | None,
     source: Path,
     texts: tuple[str, ...],
     alias: str | None,
@@ -104,7 +128,8 @@ def import_(
 
     Without a description, and none in the export, no search finds it: use its id or alias.
     """
-    _take_in(out, settings, imports.read_path(source), texts, alias=alias, tenant=tenant)
+    foreign = imports.read_path(source)
+    _take_in(out, settings, foreign, texts, server=server, alias=alias, tenant=tenant)
 
 
 @click.command()
@@ -112,12 +137,14 @@ def import_(
 @click.option("--description", "-d", "texts", multiple=True, help="What it is for; repeatable.")
 @click.option("--alias", help="Also give it this name.")
 @tenant_option
+@server_option
 @_model_options
 @output_option
 def pull(
     *,
     out: Output,
     settings: Settings,
+    server: str | None,
     url: str,
     texts: tuple[str, ...],
     alias: str | None,
@@ -126,10 +153,11 @@ def pull(
     """
     Take in an adapter from a URL.
 
-    Any that fsspec knows: s3://BUCKET/PATH, hf://OWNER/REPOSITORY@COMMIT, ...
+    Any that fsspec knows: s3://BUCKET/PATH, hf://OWNER/REPOSITORY@COMMIT, ... It is fetched here,
+    and with --server handed on from here: no server fetches URLs for its clients.
     """
     foreign = transfer.pull(url, options={})
-    _take_in(out, settings, foreign, texts, alias=alias, tenant=tenant)
+    _take_in(out, settings, foreign, texts, server=server, alias=alias, tenant=tenant)
 
 
 def _load(settings: Settings) -> Writing:
@@ -143,40 +171,34 @@ def _take_in(
     foreign: Foreign,
     texts: Sequence[str],
     *,
+    server: str | None,
     alias: str | None,
     tenant: str,
 ) -> None:
+    wanted = intake.texts_of(foreign, texts)
+    if server is not None:
+        with open_server(settings, server) as remote:
+            record = remote.take_in(foreign, tenant=tenant)
+            for text in wanted:
+                record = remote.describe(record.id, text, tenant=tenant)
+            _finish(remote, out, record, alias=alias, tags=())
+        return
     writing = _load(settings)
-    manifest = foreign.manifest
-    base = writing.base.fingerprint
-    if manifest is not None and manifest.base != base:
-        raise InvalidImport(
-            f"{foreign.source} was made for a base model with fingerprint {manifest.base[:16]}; "
-            f"{writing.base.name} here has {base[:16]}"
-        )
-    wanted = [validated(text) for text in texts or (manifest.descriptions if manifest else ())]
-    tasks = [
-        Task(text, embedding, writing.encoder.fingerprint, "import")
-        for text, embedding in zip(
-            wanted, writing.encoder.embed(wanted) if wanted else [], strict=True
-        )
-    ]
+    fit = Fit(
+        writing.base.name,
+        writing.base.fingerprint,
+        writing.encoder.fingerprint,
+        storage.module_shapes(writing.generator.spec),
+    )
+    fit.check(foreign)
+    tasks = intake.tasks_of(wanted, writing.encoder.embed(wanted), fit) if wanted else []
     with storage.open_library(settings, actor=storage.operator()) as store:
-        record = store.add(
-            foreign.files,
-            tenant=tenant,
-            base=base,
-            task=tasks[0] if tasks else None,
-            lineage=Lineage("imported", foreign.source, manifest.hypernet_id if manifest else None),
-            expected_shapes=storage.module_shapes(writing.generator.spec),
-        )
-        for task in tasks[1:]:
-            store.add_description(record.id, task, tenant=tenant)
+        record = intake.take_in(store, foreign, tasks, tenant=tenant, fit=fit)
         _finish(store, out, record, alias=alias, tags=())
 
 
 def _finish(
-    store: AdapterStore,
+    store: AdapterStore | RemoteStore,
     out: Output,
     record: AdapterRecord,
     *,

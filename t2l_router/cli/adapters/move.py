@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from adapters_store import AdapterStore, transfer
-from t2l_router.cli.adapters.options import library_option, tenant_option
+from t2l_router.cli.adapters.options import library_or_server_option, tenant_option
 from t2l_router.cli.output import Output, output_option
 
 
@@ -16,7 +16,7 @@ from t2l_router.cli.output import Output, output_option
 )
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def export(*, store: AdapterStore, out: Output, ref: str, output: Path | None, tenant: str) -> None:
     """Write an adapter as PEFT, vLLM and import read it."""
     record = store.get(ref, tenant=tenant)
@@ -32,7 +32,7 @@ def export(*, store: AdapterStore, out: Output, ref: str, output: Path | None, t
 @click.argument("url")
 @tenant_option
 @output_option
-@library_option
+@library_or_server_option
 def push(*, store: AdapterStore, out: Output, ref: str, url: str, tenant: str) -> None:
     """
     Write an adapter below a URL.

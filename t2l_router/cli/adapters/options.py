@@ -39,23 +39,38 @@ def library_or_server_option(verb: Callable[..., R]) -> Callable[..., R]:
     """Give a verb ``--data-dir``, ``--server`` and an argument ``store``: the library of either."""
 
     @settings_options("data_dir")
-    @click.option(
-        "--server", metavar="URL", help="Of this server, by its admin API; T2L_API_KEY is the key."
-    )
+    @server_option
     @functools.wraps(verb)
     def with_either(*args: Any, settings: Settings, server: str | None, **kwargs: Any) -> R:
         if server is None:
             with storage.open_library(settings, actor=storage.operator()) as store:
                 return verb(*args, store=store, **kwargs)
-        key = settings.api_key.get_secret_value() if settings.api_key else None
-        with RemoteStore(server, key) as remote:
+        with open_server(settings, server) as remote:
             return verb(*args, store=remote, **kwargs)
 
     return with_either
 
 
+server_option = click.option(
+    "--server", metavar="URL", help="Of this server, by its admin API; T2L_API_KEY is the key."
+)
+
+
+def open_server(settings: Settings, url: str) -> RemoteStore:
+    """The library of a server; close it when done."""
+    return RemoteStore(url, settings.api_key.get_secret_value() if settings.api_key else None)
+
+
+def _tenant(ctx: click.Context, _: click.Parameter, value: str | None) -> str | None:
+    # A server knows by the key whose adapters are meant.
+    return value or (None if ctx.params.get("server") else DEFAULT_TENANT)
+
+
 tenant_option = click.option(
-    "--tenant", "-t", default=DEFAULT_TENANT, show_default=True, help="Whose adapters."
+    "--tenant",
+    "-t",
+    callback=_tenant,
+    help=f"Whose adapters.  [default: {DEFAULT_TENANT}; with --server the key's tenant]",
 )
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Show what would happen; change nothing."

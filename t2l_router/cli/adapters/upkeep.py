@@ -8,13 +8,18 @@ import click
 from adapters_store import AdapterStore
 from adapters_store.filters import GRAMMAR, parse_age
 from adapters_store.maintenance import PrunePolicy, PruneStep
-from t2l_router.cli.adapters.options import confirm, dry_run_option, library_option, yes_option
+from t2l_router.cli.adapters.options import (
+    confirm,
+    dry_run_option,
+    library_or_server_option,
+    yes_option,
+)
 from t2l_router.cli.output import UNVERIFIED, Column, Output, output_option, size
 
 
 @click.command()
 @output_option
-@library_option
+@library_or_server_option
 def verify(*, store: AdapterStore, out: Output) -> None:
     """
     Re-hash everything and name what belongs to no adapter.
@@ -69,7 +74,7 @@ def verify(*, store: AdapterStore, out: Output) -> None:
 @dry_run_option
 @yes_option
 @output_option
-@library_option
+@library_or_server_option
 def prune(
     *,
     store: AdapterStore,

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -36,6 +37,8 @@ def build_app(
     access: Access | None = None,
     store: "AdapterStore | None" = None,
     progress: "Progress | None" = None,
+    admin_port: int | None = None,
+    metrics_dir: Path | None = None,
 ) -> ASGIApp:
     """
     Build the server; it answers at once and loads in the background.
@@ -46,7 +49,11 @@ def build_app(
         access: Keys and limits; None lets everybody in.
         store: The library; None opens one and leaves the admin API out.
         progress: Where bars are drawn for what is pulled.
+        admin_port: The only port of the admin API and of metrics, if they have one of their own.
+        metrics_dir: Where several processes add up their metrics.
     """
+    slots = settings.slots if settings.engine == "local" else None
+    metrics = Metrics(readiness, slots=slots, shared=metrics_dir)
 
     def load() -> None:
         start = time.perf_counter()
@@ -64,10 +71,13 @@ def build_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         threading.Thread(target=load, name="t2l-load", daemon=True).start()
-        accounts = asyncio.create_task(access.keep_accounts()) if access else None
+        tasks = [asyncio.create_task(metrics.keep_fresh())] if metrics_dir else []
+        if access:
+            tasks.append(asyncio.create_task(access.keep_accounts()))
         yield
-        if accounts and access:
-            accounts.cancel()
+        for task in tasks:
+            task.cancel()
+        if access:
             await access.save()
         if readiness.is_ready:
             await readiness.router.close()
@@ -80,7 +90,8 @@ def build_app(
         strict=settings.strict_requests,
         gate=Gate(access),
         store=store,
-        metrics=Metrics(readiness, slots=settings.slots if settings.engine == "local" else None),
+        metrics=metrics,
+        admin_port=admin_port,
         observers=_observers(settings),
         lifespan=lifespan,
     )

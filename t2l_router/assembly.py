@@ -148,7 +148,7 @@ def build_elsewhere(settings: Settings, ours: Collection[str] = ()) -> Elsewhere
 
 def is_shared(settings: Settings) -> bool:
     """Whether other routers are to be expected: who names a database means to share it."""
-    return settings.library_database is not None
+    return settings.library_database is not None or settings.workers > 1
 
 
 def _inspector(engine: Engine, settings: Settings) -> LossInspector | None:

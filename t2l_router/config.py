@@ -4,6 +4,7 @@ The settings: flags, else environment variables ``T2L_...``, else ``t2l.toml``, 
 No other module reads the environment.
 """
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,6 +116,16 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="Port of /admin and /metrics, which are then closed on the other.",
+    )
+    admin_host: str = Field("127.0.0.1", description="Address of `admin_port`.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that serve; each holds its own copy of the model."
+    )
     api_key: SecretStr | None = Field(
         None, description="What `--server` commands identify themselves with."
     )
@@ -276,6 +287,12 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
                 what = f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}"
             faults.append(f"{name}, from {origin.get(name, str(FILE))}: {what}")
         raise ConfigError("\n".join(["bad settings:", *faults])) from None
+
+
+def share_metrics(directory: Path) -> None:
+    """Let processes that are started from now on add up their metrics below *directory*."""
+    # The client library of Prometheus reads this when it is imported.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
 
 
 def origins(flags: Mapping[str, Any] | None = None) -> dict[str, str]:

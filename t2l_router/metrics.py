@@ -5,12 +5,12 @@ No label holds anything that a client chooses: routes, decisions, ends and phase
 and neither tenants nor adapters are labels. So the number of series has a bound.
 """
 
-from collections.abc import Iterator
+import asyncio
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 
 from t2l_router.observing import Exchange
 from t2l_router.readiness import Readiness
@@ -31,10 +31,15 @@ class Metrics:
     Args:
         readiness: Holds the router, once there is one.
         slots: Adapters that fit into the engine at once; None if it has no slots.
+        shared: Where several processes add up what they count; whichever is asked tells it all.
     """
 
-    def __init__(self, readiness: Readiness, *, slots: int | None = None) -> None:
+    def __init__(
+        self, readiness: Readiness, *, slots: int | None = None, shared: Path | None = None
+    ) -> None:
         self._registry = registry = CollectorRegistry()
+        self._readiness = readiness
+        self._shared = shared
         self._requests = Counter(
             "t2l_requests", "HTTP requests.", ("route", "method", "status"), registry=registry
         )
@@ -75,8 +80,30 @@ class Metrics:
             buckets=_TOKENS_PER_S,
             registry=registry,
         )
-        registry.register(_EngineCollector(readiness, slots))
-        ProcessCollector(registry=registry)
+        self._ready = Gauge(
+            "t2l_ready",
+            "Whether requests are answered, by all processes.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._running, self._waiting, self._resident = (
+            Gauge(f"t2l_engine_{name}", meaning, multiprocess_mode="livesum", registry=registry)
+            for name, meaning in (
+                ("running", "Requests being answered."),
+                ("waiting", "Requests in the queue."),
+                ("resident_adapters", "Adapters in the engine."),
+            )
+        )
+        if slots is not None:
+            fitting = Gauge(
+                "t2l_engine_slots",
+                "Adapters that fit.",
+                multiprocess_mode="livesum",
+                registry=registry,
+            )
+            fitting.set(slots)
+        if shared is None:
+            ProcessCollector(registry=registry)
 
     def observe(self, exchange: Exchange) -> None:
         """Count an exchange."""
@@ -99,29 +126,24 @@ class Metrics:
 
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
-        return generate_latest(self._registry)
+        self.refresh()
+        if self._shared is None:
+            return generate_latest(self._registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody, path=str(self._shared))
+        return generate_latest(everybody)
 
+    def refresh(self) -> None:
+        """Read the engine's health."""
+        self._ready.set(float(self._readiness.is_ready))
+        if self._readiness.is_loaded:
+            health = self._readiness.router.health()
+            self._running.set(health.running)
+            self._waiting.set(health.waiting)
+            self._resident.set(len(health.resident))
 
-class _EngineCollector(Collector):
-    """Reads the engine's health at each scrape."""
-
-    def __init__(self, readiness: Readiness, slots: int | None) -> None:
-        self._readiness = readiness
-        self._slots = slots
-
-    def collect(self) -> Iterator[Metric]:
-        """The gauges as of now."""
-        yield GaugeMetricFamily(
-            "t2l_ready", "Whether requests are answered.", float(self._readiness.is_ready)
-        )
-        if self._slots is not None:
-            yield GaugeMetricFamily("t2l_engine_slots", "Adapters that fit.", self._slots)
-        if not self._readiness.is_loaded:
-            return
-        health = self._readiness.router.health()
-        for name, meaning, value in (
-            ("t2l_engine_running", "Requests being answered.", health.running),
-            ("t2l_engine_waiting", "Requests in the queue.", health.waiting),
-            ("t2l_engine_resident_adapters", "Adapters in the engine.", len(health.resident)),
-        ):
-            yield GaugeMetricFamily(name, meaning, value)
+    async def keep_fresh(self) -> None:
+        """Read it every second until cancelled: who is asked can't ask the other processes."""
+        while True:
+            self.refresh()
+            await asyncio.sleep(1)

@@ -5,9 +5,11 @@ import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t2l_router.errors import RequestError
+from t2l_router.wire import ErrorBody, ErrorDetail
 
 _PLAIN_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -46,6 +48,35 @@ class RequestIdMiddleware:
             await send(message)
 
         await self.app(scope, receive, send_with_id)
+
+
+class AdminPortMiddleware:
+    """
+    Keeps the admin API and metrics to one port, and everything else but the probes off it.
+
+    Args:
+        app: The next application.
+        port: Theirs.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self.app = app
+        self.port = port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer as if there were no such path."""
+        if scope["type"] == "http":
+            path: str = scope["path"]
+            # The port of the connection: what the header Host says is the client's word.
+            at_admin = scope["server"] is not None and scope["server"][1] == self.port
+            inside = path == "/metrics" or path.startswith("/admin/")
+            if at_admin != inside and not path.startswith("/health/"):
+                # What the routes answer for a path that there isn't.
+                detail = ErrorDetail(message="Not Found", type="invalid_request_error")
+                body = ErrorBody(error=detail).model_dump()
+                await JSONResponse(body, 404)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 class BodyLimitMiddleware:

@@ -24,7 +24,7 @@ from t2l_router.explain_routes import add_explain_routes
 from t2l_router.faults import fault_of, headers_of
 from t2l_router.gate import Gate, caller_of, tenant_of
 from t2l_router.metrics import CONTENT_TYPE, Metrics
-from t2l_router.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from t2l_router.middleware import AdminPortMiddleware, BodyLimitMiddleware, RequestIdMiddleware
 from t2l_router.observing import ObserveMiddleware, Observer
 from t2l_router.readiness import Readiness
 from t2l_router.reply import Outcome, Reply
@@ -39,6 +39,7 @@ def create_app(
     max_body_bytes: int,
     keep_alive_s: float,
     max_import_bytes: int = 256 << 20,
+    admin_port: int | None = None,
     strict: bool = False,
     gate: Gate | None = None,
     store: AdapterStore | None = None,
@@ -54,6 +55,7 @@ def create_app(
         max_body_bytes: Largest request body.
         keep_alive_s: Longest silence in a stream.
         max_import_bytes: Largest adapter that the admin API takes in.
+        admin_port: The only port of the admin API and of metrics; None is any.
         strict: Refuse request fields that nobody knows.
         gate: Lets requests in; None lets all in.
         store: Run by the routes below ``/admin``; None leaves them out.
@@ -115,9 +117,10 @@ def create_app(
             "/v1/embeddings": api.embed,
         },
     )
+    doors = answering if admin_port is None else AdminPortMiddleware(answering, admin_port)
     # Outside FastAPI, so that its own answer to an unexpected error has an id too.
     larger = {admin.IMPORT_PATH: max_import_bytes}
-    limited = BodyLimitMiddleware(answering, max_body_bytes, larger)
+    limited = BodyLimitMiddleware(doors, max_body_bytes, larger)
     return RequestIdMiddleware(ObserveMiddleware(limited, observers))
 
 

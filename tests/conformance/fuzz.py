@@ -1,34 +1,31 @@
 """
-Requests that nobody would send, by Hypothesis, to every route of a running server.
+Requests that nobody would send, by Hypothesis, to every route of the application.
 
     python -m tests.conformance.fuzz [--cases N] [--out tests/bench/results]
 
 No schema holds them back: any JSON in any field, any bytes as a body, any header, path and method.
-No answer may be a server error, and every error must have OpenAI's form.
+No answer may be a server error, and every error must have OpenAI's form. The application runs in
+this process, as `t2l serve` puts it together, but without a socket.
 """
 
 import argparse
 import json
-import sys
+import logging
 import tempfile
 import time
+import traceback
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import httpx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+from tests.bench.report import publish
+from tests.conformance.inprocess import Asked, Attack, application
 
-from tests.bench.report import publish  # noqa: E402 - found by the line above
-from tests.e2e.program import serving, t2l  # noqa: E402
-
-TOGETHER = 25  # requests an example: Hypothesis takes longer than the server
+TOGETHER = 6  # requests an example: more would be more than Hypothesis draws for one
 HOSTILE = (
     "../../etc/passwd", "a\r\nSet-Cookie: x=1", "\0", "\ud800", "﷽" * 200, "' OR 1=1 --",
     "{{7*7}}", "t2l:", "t2l:base", "t2l-" + "0" * 32, "%00", "%2e%2e%2f", "-1", "NaN", "",
@@ -49,7 +46,8 @@ ADMIN = (
     "adapters", "adapters/{}", "adapters/{}/undelete", "adapters/{}/descriptions",
     "adapters/{}/state", "adapters/{}/pin", "adapters/{}/tags", "adapters/{}/promote",
     "adapters/{}/export", "history", "stats", "aliases", "aliases/{}", "aliases/{}/history",
-    "limits", "usage",
+    "limits", "usage", "adapters/import", "adapters/{}/merge", "search", "quota", "space",
+    "duplicates", "prune", "verify", "keys", "blobs/{}",
 )  # fmt: skip
 
 texts = st.sampled_from(HOSTILE) | st.text(max_size=30)
@@ -72,16 +70,6 @@ messages = st.lists(
 SOUND = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
 
 
-@dataclass(frozen=True, slots=True)
-class Attack:
-    """One request."""
-
-    method: str
-    path: str
-    body: bytes
-    headers: dict[str, bytes] = field(default_factory=dict)
-
-
 def encoded(value: Any) -> bytes:
     """A value as JSON, or what comes near it: lone surrogates and infinities included."""
     return json.dumps(value).encode()
@@ -90,6 +78,7 @@ def encoded(value: Any) -> bytes:
 @st.composite
 def attacks(draw: st.DrawFn) -> Attack:
     """Draw a request to any route, near to a sound one or far from it."""
+    leaves_after = draw(st.none() | st.integers(0, 3)) if draw(st.integers(0, 19)) == 0 else None
     kind = draw(
         st.sampled_from(("fields", "fields", "fields", "messages", "bytes", "admin", "any"))
     )
@@ -115,7 +104,9 @@ def attacks(draw: st.DrawFn) -> Attack:
         )
         asked = "&".join(f"{name}={quote(_sound(value))}" for name, value in query.items())
         method = draw(st.sampled_from(("GET", "POST", "PUT", "PATCH", "DELETE")))
-        return Attack(method, f"/admin/{place}?{asked}", encoded(draw(values)), headers)
+        return Attack(
+            method, f"/admin/{place}?{asked}", encoded(draw(values)), headers, leaves_after
+        )
     if kind == "any":
         method = draw(st.sampled_from(("GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE")))
         path = "/" + quote(_sound(draw(texts)), safe="/%")
@@ -123,61 +114,66 @@ def attacks(draw: st.DrawFn) -> Attack:
     path = draw(st.sampled_from(POSTED))
     if kind == "bytes":
         start = draw(st.sampled_from((b"", b"{", b"[" * 500, b'{"messages":', encoded(SOUND))))
-        return Attack("POST", path, start + draw(st.binary(max_size=200)), headers)
+        return Attack("POST", path, start + draw(st.binary(max_size=200)), headers, leaves_after)
     body: dict[str, Any] = dict(SOUND)
     if kind == "messages":
         body["messages"] = draw(messages)
     body |= draw(st.dictionaries(st.sampled_from(CHAT_FIELDS), values, max_size=3))
-    return Attack("POST", path, encoded(body), headers)
+    return Attack("POST", path, encoded(body), headers, leaves_after)
 
 
 def _sound(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def judge(http: httpx.Client, attack: Attack, statuses: Counter[str]) -> None:
+def judge(asked: Asked, attack: Attack, statuses: Counter[str]) -> None:
     """Send a request; what comes back is no server error, and an error in OpenAI's form."""
-    answer = http.request(
-        attack.method, attack.path, content=attack.body, headers=list(attack.headers.items())
-    )
-    statuses[f"{answer.status_code // 100}xx"] += 1
-    assert answer.status_code < 500, (attack, answer.status_code, answer.text[:500])
-    if answer.status_code >= 400 and attack.method != "HEAD":
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}, answer.text
-    if b"text/event-stream" in answer.headers.get("content-type", "").encode():
-        assert answer.content.endswith(b"\n\n"), answer.content[-200:]
+    answer = asked.ask(attack)
+    statuses[f"{answer.status // 100}xx"] += 1
+    if answer.error is not None:
+        told = "".join(traceback.format_exception(answer.error))
+        raise AssertionError(f"{attack}: {told}")
+    if attack.leaves_after is not None:
+        return
+    assert 200 <= answer.status < 500, (attack, answer.status, answer.body[:500])
+    assert b"x-request-id" in answer.headers, attack
+    if answer.status >= 400 and attack.method != "HEAD":
+        detail = json.loads(answer.body)["error"]
+        assert set(detail) == {"message", "type", "param", "code"}, (attack, answer.body)
+    for value in answer.headers.values():
+        assert not {*b"\r\n\0"} & {*value}, (attack, answer.headers)
+    if answer.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+        assert answer.body.endswith(b"\n\n"), (attack, answer.body[-200:])
 
 
-def run(cases: int) -> Counter[str]:
-    """Attack a server of our own; answers by hundreds of their status."""
+def run(cases: int, number: int = 0) -> Counter[str]:
+    """
+    Send so many requests; how many statuses of each hundred came back.
+
+    Args:
+        cases: How many.
+        number: Seed of what is drawn.
+    """
     statuses: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as directory:
-        cwd = Path(directory)
-        made = t2l(
-            "keys", "create", "local", "--scope", "chat", "--scope", "admin",
-            "--format", "json", cwd=cwd,
-        )  # fmt: skip
-        key = {"authorization": f"Bearer {json.loads(made.stdout)['key']}"}
-        with (
-            serving("--engine", "echo", cwd=cwd, T2L_LOG_LEVEL="error") as server,
-            httpx.Client(base_url=server.url, headers=key, timeout=60) as http,
-        ):
-            server.wait_ready()
+    logging.getLogger("t2l_router").setLevel(logging.CRITICAL)
+    with (
+        tempfile.TemporaryDirectory(prefix="t2l-fuzz-") as directory,
+        application(Path(directory)) as asked,
+    ):
 
-            @settings(
-                max_examples=max(1, cases // TOGETHER),
-                deadline=None,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            )
-            @given(st.lists(attacks(), min_size=TOGETHER, max_size=TOGETHER))
-            def attacked(drawn: list[Attack]) -> None:
-                for attack in drawn:
-                    judge(http, attack, statuses)
+        @seed(number)
+        @settings(
+            max_examples=max(1, cases // TOGETHER),
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(st.lists(attacks(), min_size=TOGETHER, max_size=TOGETHER))
+        def attacked(drawn: list[Attack]) -> None:
+            for attack in drawn:
+                judge(asked, attack, statuses)
 
-            attacked()
-            assert server.process.poll() is None, server.process.stderr.read()
-            assert http.get("/health/ready").is_success
+        attacked()
     return statuses
 
 
@@ -185,12 +181,16 @@ def main() -> None:
     """Run and report; a wrong answer ends it with the request that brought it about."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="directory for the JSON document")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    statuses = run(arguments.cases)
+    statuses = run(arguments.cases, arguments.seed)
     metrics = {"cases": sum(statuses.values()), "server_errors": statuses["5xx"], **statuses}
-    publish("fuzz", metrics, began=began, out=arguments.out, module="tests.conformance.fuzz")
+    publish(
+        "fuzz", metrics, began=began, out=arguments.out,
+        module="tests.conformance.fuzz", seed=arguments.seed,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """
-A server among faults: clients that leave, malformed bodies, oversized headers, a failing database.
+A server among faults: clients that leave or stall, malformed bodies, a failing database.
 
     python -m tests.bench.bench_faults --minutes 10 --out tests/bench/results
     python -m tests.bench.bench_faults --minutes 10 --library postgresql --out tests/bench/results
@@ -68,7 +68,9 @@ class Soak:
             await asyncio.gather(self._outages(http, outage), *clients)
 
     async def _client(self, http: httpx.AsyncClient, number: int) -> None:
-        acts = (self._ask, self._ask, self._leave, self._malformed, self._oversized)
+        acts = (
+            self._ask, self._ask, self._leave, self._malformed, self._oversized, self._half_open,
+        )  # fmt: skip
         round_ = 0
         while time.monotonic() < self._until:
             round_ += 1
@@ -112,6 +114,18 @@ class Soak:
             self.seen["oversized closed"] += 1
         finally:
             writer.close()
+
+    async def _half_open(self, _: httpx.AsyncClient, words: str) -> None:
+        """Announce a body, send a part of it, and say nothing more for a while."""
+        parts = urlsplit(self._url)
+        _reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        with contextlib.suppress(ConnectionError):
+            writer.write(f"{head}content-length: 1000\r\n\r\n{words}".encode())
+            await writer.drain()
+            await asyncio.sleep(0.5)
+        writer.close()
+        self.seen["half open"] += 1
 
     async def _outages(self, http: httpx.AsyncClient, outage: Outage | None) -> None:
         """Let the database fail again and again."""

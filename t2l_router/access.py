@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from adapters_store.errors import StoreError
 from adapters_store.keys import SCOPES, ApiKey, Scope, digest, key_id_of
@@ -132,7 +133,12 @@ class Access:
         self._defaults = defaults
 
     async def principal(
-        self, authorization: str | None, scope: Scope, *, host: str | None = None
+        self,
+        authorization: str | None,
+        scope: Scope,
+        *,
+        host: str | None = None,
+        origin: str | None = None,
     ) -> Principal:
         """
         Who sent this ``Authorization`` header.
@@ -141,6 +147,7 @@ class Access:
             authorization: The header.
             scope: What the key is to allow.
             host: The header ``Host``; it counts where no key is needed.
+            origin: The header ``Origin``, by which browsers tell whose page asks; so does it.
 
         Raises:
             HostRefused: No key is needed, but a web page may have sent this.
@@ -151,6 +158,7 @@ class Access:
         await self._refresh(REFRESH_S)
         if not self._known.keys and not self._closed:
             self._check_host(host)
+            self._check_origin(origin, host)
             return Principal()
         kind, _, secret = (authorization or "").partition(" ")
         if kind.lower() != "bearer" or not secret:
@@ -180,6 +188,22 @@ class Access:
                 f"this server needs no key and is not known as {name[:80]!r}; "
                 "reach it as localhost, or add the name to allowed_hosts, or make a key"
             ) from None
+
+    def _check_origin(self, origin: str | None, host: str | None) -> None:
+        """Make sure that no other site's page asks: it can send what needs no answer."""
+        if origin is None:
+            return
+        try:
+            name = urlsplit(origin).hostname or ""
+        except ValueError:
+            name = ""
+        ours = {host_name(host or "localhost"), "localhost", *self._hosts}
+        if name in ours or name.endswith(".localhost") or _is_loopback(name):
+            return
+        raise HostRefused(
+            f"this server needs no key, so pages of {origin[:80]!r} may not use it; "
+            "add the name to allowed_hosts, or make a key"
+        )
 
     async def is_reachable(self) -> bool:
         """Whether the database answered when it was asked last, a second ago at most."""
@@ -310,6 +334,13 @@ def host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].rstrip(".").lower()
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _first(own: int | None, default: int | None) -> int | None:

@@ -1,8 +1,10 @@
 """What each route asks before it does anything: who is it, may they, and not too fast."""
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any
 
-from fastapi import Request, Security
+from fastapi import Request, Response, Security
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 
@@ -15,10 +17,8 @@ from t2l_router.errors import KeyLacksScope
 from t2l_router.wire import Usage
 
 # Only for the OpenAPI document; the header is read by `Access`, whose errors have our shape.
-_Bearer = Annotated[
-    HTTPAuthorizationCredentials | None,
-    Security(HTTPBearer(auto_error=False, description="An API key: t2l keys create")),
-]
+BEARER = Security(HTTPBearer(auto_error=False, description="An API key: t2l keys create"))
+_Bearer = Annotated[HTTPAuthorizationCredentials | None, BEARER]
 
 
 class Gate:
@@ -67,10 +67,36 @@ class Gate:
         if self.access is not None:
             headers = Headers(scope=request.scope)
             principal = await self.access.principal(
-                headers.get("authorization"), scope, host=headers.get("host")
+                headers.get("authorization"),
+                scope,
+                host=headers.get("host"),
+                origin=headers.get("origin"),
             )
         request.state.principal = principal
         return principal
+
+
+def routes_behind(check: Callable[[Request], Awaitable[None]]) -> type[APIRoute]:
+    """
+    A kind of route that lets requests in before it does anything else.
+
+    FastAPI's dependencies run after it has read and parsed the body, a stranger's too.
+
+    Args:
+        check: One of `Gate`'s.
+    """
+
+    class Behind(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            answer = super().get_route_handler()
+
+            async def let_in(request: Request) -> Response:
+                await check(request)
+                return await answer(request)
+
+            return let_in
+
+    return Behind
 
 
 def principal_of(request: Request) -> Principal:

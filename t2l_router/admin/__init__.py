@@ -6,12 +6,14 @@ operator's: they may act for any tenant (``?tenant=``), give adapters to all, se
 quotas, and look after the library as a whole.
 """
 
-from fastapi import APIRouter, Depends
+from typing import Any
+
+from fastapi import APIRouter
 
 from adapters_store import AdapterStore
 from t2l_router.admin import adapters, aliases, moves, tenants, upkeep
 from t2l_router.admin.acting import Acting
-from t2l_router.gate import Gate
+from t2l_router.gate import BEARER, Gate, routes_behind
 from t2l_router.readiness import Readiness
 
 IMPORT_PATH = moves.IMPORT_PATH
@@ -31,14 +33,15 @@ def routes(
     """
     acting = Acting(store)
     moving = moves.MoveRoutes(acting, readiness, max_import_bytes)
-    admin = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(gate.admin)])
+    options: dict[str, Any] = {"prefix": "/admin", "tags": ["admin"], "dependencies": [BEARER]}
+    admin = APIRouter(route_class=routes_behind(gate.admin), **options)
     adapters.add_routes(admin, acting)
     aliases.add_routes(admin, acting)
     tenants.add_routes(admin, acting)
     upkeep.add_routes(admin, acting)
     moves.add_routes(admin, moving)
     # Engine servers ask here; theirs is another scope than the other routes'.
-    pulling = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(gate.pull)])
+    pulling = APIRouter(route_class=routes_behind(gate.pull), **options)
     moves.add_pulling(pulling, moving)
     both = APIRouter()
     both.include_router(admin)

@@ -1,5 +1,6 @@
 """The gate in front of the routes: what each kind of caller gets, and what they can't tell."""
 
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -67,6 +68,7 @@ def _client(tmp_path, store, outage, clock):
         max_body_bytes=1 << 20,
         keep_alive_s=5,
         gate=Gate(access),
+        store=store,
         metrics=Metrics(readiness),
     )
     with TestClient(app, "http://localhost", raise_server_exceptions=False) as client:
@@ -83,21 +85,33 @@ ROUTES = [
     ("GET", "/v1/models"),
     ("GET", "/v1/models/echo"),
     ("GET", "/metrics"),
+    ("POST", "/admin/keys"),
 ]
+OPEN = {"/health/live", "/health/ready"}
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+def operations(client):
+    """Every method and path of the OpenAPI document, and what isn't in it."""
+    for path, methods in client.get("/openapi.json").json()["paths"].items():
+        for method in methods:
+            yield method.upper(), re.sub(r"\{[^}]*\}", "x", path)
+    yield "GET", "/metrics"
+
+
 @pytest.mark.parametrize("key", [None, "t2l_000000000000_" + "a" * 43, "x", "ü"])
-def test_no_way_around_the_key(client, store, method, path, key):
-    """Each route asks for a key first: even nonsense gets no other answer."""
+def test_no_way_around_the_key(client, store, key):
+    """Each route asks for a key before it reads anything: nonsense gets no other answer."""
     store.keys.create("acme")
     headers = {} if key is None else {"authorization": f"Bearer {key}".encode()}
+    headers["content-type"] = "application/json"
+    asked = [(method, path) for method, path in operations(client) if path not in OPEN]
+    assert len(asked) > 40
 
-    answer = client.request(method, path, headers=headers, content=b"nonsense")
-
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
-    assert answer.json()["error"]["code"] == "invalid_api_key"
+    for method, path in asked:
+        answer = client.request(method, path, headers=headers, content=b"nonsense")
+        assert answer.status_code == 401, (method, path, answer.text)
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.json()["error"]["code"] == "invalid_api_key"
 
 
 @pytest.mark.parametrize(
@@ -131,6 +145,28 @@ def test_dns_rebinding(client, method, path, host):
 
     assert answer.status_code == 403
     assert answer.json()["error"]["code"] == "host_refused"
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://6.6.6.6", "http://[evil", "", "file://"]
+)
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_strangers_page(client, method, path, origin):
+    """A web page of another site can't even send what needs no answer."""
+    answer = client.request(method, path, headers={"origin": origin}, json=CHAT)
+
+    assert answer.status_code == 403
+    assert answer.json()["error"]["code"] == "host_refused"
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:8", "https://ok"]
+)
+def test_pages_of_this_machine(client, origin):
+    """Pages of this machine and of the names that are set may ask."""
+    answer = client.post("/v1/chat/completions", json=CHAT, headers={"origin": origin})
+
+    assert answer.is_success
 
 
 def test_any_host_with_a_key(client, store):

@@ -100,7 +100,7 @@ def test_open_webui_filter(tmp_path):
 
 @pytest.mark.slow
 def test_litellm_proxy(tmp_path):
-    """The three ways through a LiteLLM Proxy reach the same adapter."""
+    """The four ways through a LiteLLM Proxy reach the same adapter."""
     from tests.integrations.litellm_proxy import KEY, proxy  # noqa: PLC0415
 
     with serving("--engine", "echo", cwd=tmp_path) as server:
@@ -109,8 +109,8 @@ def test_litellm_proxy(tmp_path):
         with proxy(EXAMPLES / "litellm_proxy" / "config.yaml", **variables) as url:
             lines = run("litellm_proxy/ask.py", url, KEY, cwd=tmp_path).splitlines()
 
-    assert [line.split()[0] for line in lines[:3]] == ["body", "header", "alias"]
-    assert len({line.split()[1] for line in lines[:3]}) == 1
+    assert [line.split()[0] for line in lines] == ["body", "header", "alias", "stream"]
+    assert len({line.split()[1] for line in lines}) == 1
 
 
 @pytest.mark.real

@@ -25,6 +25,10 @@ with OpenAI(base_url=url, api_key=key) as client:
     }
     for way, answer in answers.items():
         print(f"{way:<7} {answer.t2l['adapter']} {answer.choices[0].message.content}")
-    for chunk in ask(model="explained", messages=TEXT, stream=True):
+    # Through the provider a stream says it, too: in its first chunk.
+    task = {"t2l_description": TASK}
+    for chunk in ask(model="explained", messages=TEXT, extra_body=task, stream=True):
+        if facts := getattr(chunk, "t2l", None):
+            print(f"{'stream':<7} {facts['adapter']}", end=" ")
         print(chunk.choices[0].delta.content or "", end="", flush=True)
     print()

@@ -198,6 +198,9 @@ def measure_routers(url: str, seconds: float, library: str, numbers: list[int]) 
             n_requests = figures["n"] * (seconds + 1) / seconds
             figures["cpu_ms_per_request"] = round(spent_s * 1_000 / n_requests, 3)
             note(f"routers_{number}", figures)
+        # One request at a time: what a router adds where nothing queues.
+        note("direct_alone", measure([url], bodies[:1], seconds / 3))
+        note("router_alone", measure([routers[0].url], bodies[:1], seconds / 3))
         found["router_resident_mib"] = round(resident_mib(routers[0].process.pid), 1)
     return found
 

@@ -82,10 +82,10 @@ class Writer:
         weights = self._tensors.read(directory)
         return AdapterRef(weights.adapter_id, weights)
 
-    def engine(self) -> LocalEngine:
-        """A local engine in float32."""
+    def engine(self, dtype: str = "float32") -> LocalEngine:
+        """A local engine that computes in *dtype*."""
         torch.set_num_threads(1)
-        settings = self._settings.model_copy(update={"dtype": "float32"})
+        settings = self._settings.model_copy(update={"dtype": dtype})
         model, tokenizer = load_engine_model(self.base, settings)
         spec = self._writing.generator.spec
         return LocalEngine(model, tokenizer, spec=spec, limits=EngineLimits(max_running=1))

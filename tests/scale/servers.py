@@ -196,7 +196,8 @@ def nginx_server(name: str, upstreams: list[Server], *, cwd: Path) -> Server:
     """An nginx that spreads requests over servers, as docs/scale.md shows it."""
     port = free_port()
     servers = "\n".join(f"server 127.0.0.1:{server.port} fail_timeout=1s;" for server in upstreams)
-    # Only what was not sent to a router is sent to the next: a chat is no idempotent request.
+    # A router that starts, or ends before it answered: the next one is asked. At worst a chat is
+    # answered twice and read once; nothing is sent again once an answer has begun.
     (cwd / f"{name}.conf").write_text(f"""
 daemon off;
 pid {cwd}/{name}.pid;
@@ -216,6 +217,8 @@ http {{
       proxy_pass http://routers;
       proxy_buffering off;
       proxy_connect_timeout 1s;
+      proxy_next_upstream error timeout http_503 non_idempotent;
+      proxy_next_upstream_tries 2;
       proxy_read_timeout 300s;
     }}
   }}

@@ -20,6 +20,14 @@ class BodyTooLarge(RequestError):
     code = "request_too_large"
 
 
+def no_such_path(scope: Scope) -> JSONResponse:
+    """The answer for a path that nothing is served at."""
+    path = "".join(c if c.isprintable() else "?" for c in scope["path"][:80])
+    told = f"there is no {scope['method']} {path} here; /openapi.json lists what there is"
+    detail = ErrorDetail(message=told, type="invalid_request_error", code="unknown_url")
+    return JSONResponse(ErrorBody(error=detail).model_dump(), 404)
+
+
 class RequestIdMiddleware:
     """
     Answers every HTTP request with an ``x-request-id``: the caller's, if it is a plain one.
@@ -71,10 +79,7 @@ class AdminPortMiddleware:
             at_admin = scope["server"] is not None and scope["server"][1] == self.port
             inside = path == "/metrics" or path.startswith("/admin/")
             if at_admin != inside and not path.startswith("/health/"):
-                # What the routes answer for a path that there isn't.
-                detail = ErrorDetail(message="Not Found", type="invalid_request_error")
-                body = ErrorBody(error=detail).model_dump()
-                await JSONResponse(body, 404)(scope, receive, send)
+                await no_such_path(scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from adapters_store import AdapterStore
@@ -24,7 +25,12 @@ from t2l_router.explain_routes import add_explain_routes
 from t2l_router.faults import fault_of, headers_of
 from t2l_router.gate import Gate, caller_of, tenant_of
 from t2l_router.metrics import CONTENT_TYPE, Metrics
-from t2l_router.middleware import AdminPortMiddleware, BodyLimitMiddleware, RequestIdMiddleware
+from t2l_router.middleware import (
+    AdminPortMiddleware,
+    BodyLimitMiddleware,
+    RequestIdMiddleware,
+    no_such_path,
+)
 from t2l_router.observing import ObserveMiddleware, Observer
 from t2l_router.readiness import Readiness
 from t2l_router.reply import Outcome, Reply
@@ -101,6 +107,7 @@ def create_app(
         app.include_router(admin.routes(store, gate, readiness, max_import_bytes=max_import_bytes))
     app.add_exception_handler(RequestValidationError, _report_invalid)
     app.add_exception_handler(HTTPException, _report_http)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(T2LError, _report)
     app.add_exception_handler(StoreError, _report)
     app.add_exception_handler(Exception, _report)
@@ -165,6 +172,8 @@ class AnswerRoutes:
             response = await route.endpoint(request)
         except HTTPException as error:
             response = await _report_http(request, error)
+        except ClientDisconnect:
+            response = await _gone()
         except (T2LError, StoreError) as error:
             response = await _report(request, error)
         except Exception as error:
@@ -331,13 +340,24 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Response]) ->
     """Finish *work*, or cancel it when the client goes away."""
     async with Watch(request.receive):
         return await work
+    return await _gone()
+
+
+async def _gone(*_: object) -> Response:
+    """The answer to a client that left before it had sent its request, or read the answer."""
     # nginx's word for it; it appears in the access log only.
     return Response(status_code=499)
 
 
-async def _report_http(request: Request, error: Exception) -> Response:  # noqa: ARG001
+async def _report_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    detail = wire.ErrorDetail(message=error.detail, type="invalid_request_error")
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return no_such_path(request.scope)
+    told = error.detail
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        told = f"{request.method} is not for this path; use {allowed}"
+    detail = wire.ErrorDetail(message=told, type="invalid_request_error")
     body = wire.ErrorBody(error=detail).model_dump()
     return JSONResponse(body, error.status_code, headers=error.headers)
 

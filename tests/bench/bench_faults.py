@@ -17,6 +17,7 @@ import json
 import random
 import sqlite3
 import tempfile
+import threading
 import time
 import warnings
 from collections import Counter
@@ -233,6 +234,9 @@ def main() -> None:
         echo_server(cwd, **variables) as program,
     ):
         pid = program.process.pid
+        said: list[str] = []
+        # Read as it comes: a server whose log nobody takes stands still.
+        threading.Thread(target=lambda: said.extend(program.process.stderr), daemon=True).start()
         asyncio.run(Soak(program.url, time.monotonic() + 3, arguments.seed).run())
         time.sleep(2)
         files, memory = open_files(pid), resident_mib(pid)
@@ -240,7 +244,7 @@ def main() -> None:
         soak = Soak(program.url, until, arguments.seed, flips=flips)
         asyncio.run(soak.run(outage))
         time.sleep(3)
-        assert program.process.poll() is None, program.process.stderr.read()
+        assert program.process.poll() is None, said[-20:]
         ready = httpx.get(f"{program.url}/health/ready").status_code
         metrics = {
             **{name.replace(" ", "_"): n for name, n in sorted(soak.seen.items())},
@@ -248,6 +252,7 @@ def main() -> None:
             **({"until_unready_s": spread(soak.unready_s)} if soak.unready_s else {}),
             **({"until_ready_s": spread(soak.ready_s)} if soak.ready_s else {}),
             "ready_afterwards": ready,
+            "log_lines": len(said),
             "open_files_before": files,
             "open_files_after": open_files(pid),
             "resident_before_mib": round(memory, 1),
@@ -260,6 +265,7 @@ def main() -> None:
     )  # fmt: skip
     assert not soak.wrong, json.dumps(soak.wrong[:10], indent=1)
     assert ready == 200
+    assert not any("Traceback" in line for line in said), said[-50:]
     assert metrics["open_files_after"] <= files + CLIENTS, "connections stayed open"
 
 

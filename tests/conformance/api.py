@@ -3,7 +3,7 @@ Our own OpenAPI against the running server, by schemathesis.
 
     python tests/conformance/api.py [--examples N] [--out tests/bench/results]
 
-Schemathesis lives in an environment of its own, made on first use: it brings many packages.
+Schemathesis lives in an environment of its own, made on first use.
 Every operation gets generated requests, sound and unsound ones; no answer may be a server error,
 and each must have a status, type and body that the document allows. Further options are
 schemathesis's own: ``--max-time 3600`` goes on for an hour.
@@ -15,31 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.bench.report import publish  # noqa: E402 - found by the line above
+from tests.conformance.tools import program  # noqa: E402
 from tests.e2e.program import serving, t2l  # noqa: E402
 
-ENVIRONMENT = Path(tempfile.gettempdir(), "t2l-conformance-schemathesis")
 REQUIREMENT = "schemathesis>=4.32,<5"
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
     "response_schema_conformance,negative_data_rejection,ignored_auth,unsupported_method"
 )
-
-
-def program() -> Path:
-    """The schemathesis command, installed if need be."""
-    command = ENVIRONMENT / "bin" / "schemathesis"
-    if not command.exists():
-        venv.create(ENVIRONMENT, with_pip=True)
-        pip = [ENVIRONMENT / "bin" / "python", "-m", "pip", "install", "--quiet", REQUIREMENT]
-        subprocess.run(pip, check=True)
-    return command
 
 
 def run(examples: int, *more: str, out: Path | None = None) -> int:
@@ -57,7 +46,7 @@ def run(examples: int, *more: str, out: Path | None = None) -> int:
             report = cwd / "report.json"
             code = subprocess.run(
                 [
-                    program(), "run", f"{server.url}/openapi.json",
+                    program("schemathesis", REQUIREMENT), "run", f"{server.url}/openapi.json",
                     "--header", f"Authorization: Bearer {key}",
                     "--checks", CHECKS,
                     "--max-examples", str(examples),

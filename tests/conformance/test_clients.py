@@ -1,5 +1,6 @@
 """The clients that people use, in the versions that they use, each in a place of its own."""
 
+import json
 import shutil
 import subprocess
 import venv
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.tools import program
 from tests.e2e.program import serving
 
 HERE = Path(__file__).parent
@@ -38,6 +40,36 @@ def test_openai_python(url, tmp_path, requirement):
 
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"openai {requirement[8]}.")
+
+
+@pytest.mark.slow
+def test_llm_comply(url):
+    """llm-comply finds nothing that OpenAI's format lacks; images are for models that see."""
+    command = program("llm-comply", "llm-comply==0.5.0")
+    told = subprocess.run(
+        [
+            command,
+            "run",
+            "-u",
+            url,
+            "-k",
+            "none",
+            "-m",
+            "echo",
+            "--format",
+            "openai-chat",
+            "--json",
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    results = {result["id"]: result for result in json.loads(told.stdout)["results"]}
+
+    failed = {name for name, result in results.items() if result["status"] == "failed"}
+    assert len(results) >= 9
+    assert failed == {"chat-image-input"}, told.stdout
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 import contextlib
 import json
+import logging
+import socket
 import time
 
 import httpx
@@ -181,3 +183,17 @@ def test_ready(echo):
     answer = httpx.get(f"{echo.url}/health/ready")
 
     assert (answer.status_code, answer.json()) == (200, {"status": "ok", "phase": "ready"})
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/t2l/explain", "/v1/embeddings"])
+def test_client_leaves_before_the_body(echo, caplog, path):
+    """A client that announces a body and leaves is no error, and the next one is served."""
+    host, port = echo.url.removeprefix("http://").split(":")
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    for _ in range(5):
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(f"{head}content-length: 1000\r\n\r\nabc".encode())
+    time.sleep(0.3)
+
+    assert echo.post().is_success
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 _LIVE_SETTINGS = frozenset(
     {"log_level", "log_format", "requests_per_minute", "tokens_per_minute", "tokens_per_day"}
 )
+# Longer than clients (httpx 5 s) and load balancers (60 s) keep idle connections: who closes first
+# must be the one who sends, or a request meets a connection that is just being closed.
+_KEEP_ALIVE_S = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ def serve(
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=settings.drain_s,
+            timeout_keep_alive=_KEEP_ALIVE_S,
         )
         reloading = Reloading(settings, flags, access)
         # Not asyncio's handler: it works before there is a loop, and on the main thread alone.

@@ -4,12 +4,15 @@ import io
 import json
 import zipfile
 
+import httpx
 import pytest
 
 from adapters_store import transfer
 from adapters_store.blobs import MANIFEST_FILE
 from adapters_store.peft_files import CONFIG_FILE, WEIGHTS_FILE
 from t2l_router.engines.echo_adapters import BASE, EchoEncoder, EchoGenerator
+from t2l_router.remote import RemoteStore
+from t2l_router.remote.connection import Connection
 from tests.adapter_files import make_files
 from tests.e2e.admin.conftest import MAX_IMPORT_BYTES
 
@@ -161,3 +164,11 @@ def test_command_line(t2l, tmp_path):
     assert again["aliases"] == ["cymraeg", "welsh"]
     assert t2l("search", "Cymraeg", "-n", "1")[0]["id"] == made["id"]
     assert "there is no such" in t2l("import", str(tmp_path / "none.zip"), code=5)
+
+
+def test_export_of_a_hostile_server(tmp_path, monkeypatch):
+    """What a server names besides the files of an adapter is written nowhere."""
+    contents = transfer.zipped({**echo_files("x"), "../../evil": b"x", "/tmp/evil": b"x"})
+    remote = RemoteStore("http://nowhere", None)
+    monkeypatch.setattr(Connection, "send", lambda *_, **__: httpx.Response(200, content=contents))
+    assert remote.export("x", tenant="acme").keys() == echo_files("x").keys()

@@ -45,10 +45,11 @@ PROGRAMMING = _set(
 )
 """The languages among them that nobody speaks."""
 
-FORMATS = {
-    name: name
-    for name in _set("json xml yaml csv html markdown latex table paragraph haiku poem essay")
-} | {"bullet": "bullets", "bullets": "bullets", "bulleted": "bullets", "tables": "table"}
+FORMATS = (
+    {name: name for name in _set("json xml yaml csv html markdown latex table paragraph essay")}
+    | dict.fromkeys(_set("poem haiku limerick sonnet ballad"), "poem")
+    | {"bullet": "bullets", "bullets": "bullets", "bulleted": "bullets", "tables": "table"}
+)
 
 
 def _sides(*pairs: str) -> tuple[tuple[frozenset[str], frozenset[str]], ...]:
@@ -121,3 +122,14 @@ OUTPUT_VERBS = _set(
     "give name find return output write produce generate identify provide predict determine say "
     "tell answer guess get list"
 )
+
+TASK_VERBS = _set(
+    "alphabetise alphabetize answer brainstorm calculate change check classify come compare "
+    "complete compose compute condense continue convert correct count create debug decide "
+    "define describe design do draft edit evaluate expand explain extract find fix formulate "
+    "format generate give help identify improve invent judge label list make mark name outline "
+    "paraphrase plan polish prepare proofread propose pull put rank rate recommend refactor "
+    "reformat rephrase reply review rewrite say score shorten show simplify solve sort spell "
+    "suggest sum summarise summarize tell test think translate turn write"
+)
+"""What a request begins with."""

@@ -17,7 +17,7 @@ from t2l_router.turns import wording
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FORMAT = "1"
+FORMAT = "2"
 FILE = "heads.safetensors"
 EMBEDDING_WEIGHT = np.float32(4)  # against the wording's numbers, which are larger
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from t2l_router.commands import chosen, commands
 from t2l_router.common_tasks import common_task
+from t2l_router.cues import cues
 from t2l_router.describe import MAX_CHARS, validated
 from t2l_router.errors import InvalidDescription
 from t2l_router.heads import Heads
@@ -86,6 +87,8 @@ class HeadInference:
             tuple(float(p) for p in acts),
             which,
             common=common_task(self._heads, request, embeddings[-1], which),
+            known=self._heads.tasks,
+            cues=cues(request),
             nearest=float((self._heads.task_embeddings @ task - self._heads.task_bias).max()),
             words=len(text.split()),
             has_material=len(texts) > 1,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from t2l_router.cues import CUES
 from t2l_router.turns import ACTS
 
 MAX_EARLIER = 3
@@ -37,6 +38,8 @@ class Turn:
         which: How surely it is at each task known beforehand, ``[N]``, 0 to 1.
         common: The description of the common task that it surely means; None if it means none.
         nearest: Score of the best among the tasks known beforehand.
+        known: Descriptions of those tasks, in the order of *which*.
+        cues: What its small words say, see `cues.CUES`.
         words: How many.
         has_material: It holds more than the request.
         is_helper: It is a chat UI's own prompt.
@@ -51,6 +54,8 @@ class Turn:
     which: Vector
     common: str | None = None
     nearest: float = 0.0
+    known: tuple[str, ...] = ()
+    cues: tuple[float, ...] = (0.0,) * len(CUES)
     words: int = 0
     has_material: bool = False
     is_helper: bool = False
@@ -191,9 +196,9 @@ class Judge:
 ASIDE = 0.3
 FIRST_ASIDE = 0.35  # without any task so far, small talk is likelier
 AGAIN_ASIDE = 0.2  # and more so after small talk
-SHIFT = 0.6
+SHIFT = 0.55
 RETURN = 0.4
-ASKS, OVERRIDES = 0.25, 0.4  # less than that is no request; the second, against a system prompt
+ASKS, OVERRIDES = 0.1, 0.4  # less than that is no request; the second, against a system prompt
 NOVEL = 0.3  # what it adds that a turn means another common task
 DOUBT = 0.25  # share of the last turn's doubt that adds to a turn's own
 
@@ -221,15 +226,15 @@ def follow(  # noqa: PLR0911 - each case is one line of its answer
     keep, shift, aside = judge(evidence(topic, turn))
     if (aside + turn.aside) / 2 > ASIDE:
         return Aside("small talk")
-    share = shift / (keep + shift) + DOUBT * topic.doubt
+    own = shift / (keep + shift)
     if turn.common not in (None, topic.active.description):
-        share += NOVEL
+        own += NOVEL
     asks = turn.states_task + turn.acts[ACTS.index("return")]
     # Whatever comes is done with the task that is there, unless it asks for something.
     if asks < (OVERRIDES if topic.active.source == "system" else ASKS):
         return Kept(counted(topic, turn))
-    if share <= SHIFT:
-        return Kept(replace(counted(topic, turn), doubt=share))
+    if own + DOUBT * topic.doubt <= SHIFT:
+        return Kept(replace(counted(topic, turn), doubt=own))
     back_to = max(topic.earlier, key=lambda task: _nearness(task, turn), default=None)
     if back_to is not None and turn.acts[ACTS.index("return")] > RETURN:
         return Shifted("back to an earlier task", back_to)
@@ -261,6 +266,10 @@ def evidence(topic: Topic, turn: Turn) -> Vector:
             min(turn.words, 20) / 20,
             float(turn.has_material),
             float(bool(topic.earlier)),
+            *_at_known(task, turn),
+            float(turn.common is not None),
+            float(turn.common == task.description),
+            *turn.cues,
         ],
         dtype=np.float32,
     )
@@ -269,6 +278,16 @@ def evidence(topic: Topic, turn: Turn) -> Vector:
 def _agreement(task: TopicTask, turn: Turn) -> float:
     """How likely the turn and the task's turns are at the same known task, 0 to 1."""
     return float(turn.which @ task.which) if task.turns else 0.0
+
+
+def _at_known(task: TopicTask, turn: Turn) -> tuple[float, float, float]:
+    """How likely the turn is at the task, if that is a known one, and at the best other."""
+    which = turn.which
+    if task.description not in turn.known:
+        return 0.0, _log(0.0), _log(float(which.max(initial=0.0)))
+    own = turn.known.index(task.description)
+    others = np.delete(which, own)
+    return 1.0, _log(float(which[own])), _log(float(others.max(initial=0.0)))
 
 
 def _log(probability: float) -> float:

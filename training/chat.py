@@ -11,6 +11,7 @@ from training.corpus import Task
 
 TASKS = Path(__file__).with_name("chat_tasks.toml")
 ASIDES = Path(__file__).with_name("chat_asides.toml")
+WHOLE = Path(__file__).with_name("chat_shifts.toml")
 _OPENERS = (
     *("",) * 6,
     "now ",
@@ -36,6 +37,44 @@ _CLOSERS = (
     "no more {} please. ",
     "so much for {}, ",
 )
+_FORMS = (
+    *(
+        "as a table",
+        "in bullet points please",
+        "as json",
+        "put all of them in one list",
+        "number them",
+    ),
+    *("all of that as csv", "with a header row", "without the explanation", "one line each"),
+    *(
+        "just the answer",
+        "in one sentence",
+        "shorter",
+        "a bit longer",
+        "use less words",
+        "add a title",
+    ),
+    *(
+        "make it bold",
+        "in capital letters",
+        "only the first three",
+        "sorted, please",
+        "as plain text",
+    ),
+    *(
+        "same but shorter",
+        "write it as one paragraph",
+        "group them",
+        "markdown please",
+        "two columns",
+    ),
+    *(
+        "can I have that as a list?",
+        "no bullet points",
+        "with numbers in front",
+        "separate by commas",
+    ),
+)
 
 # How often made-up chats do what.
 STATED = 0.75  # a system prompt states the first task, where there is one
@@ -45,6 +84,8 @@ SHIFT = 0.22
 RETURN = 0.3  # of the shifts
 BARE = 0.08  # of the shifts: nothing but an input shows it
 CLOSED = 0.15  # of the shifts: the turn names what it is done with
+OPERATION = 0.25  # of the shifts: with the material that is there
+FORM = 0.25  # of the follow-ups: another form of the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +255,31 @@ class Chat:
     turns: tuple[Said, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class WholeChat:
+    """
+    A chat written as a whole.
+
+    Args:
+        system: States task 1, if it is given.
+        turns: The number of each turn's task, 0 for an aside, and what the user types.
+    """
+
+    system: str | None
+    turns: tuple[tuple[int, str], ...]
+
+
+def load_whole() -> list[WholeChat]:
+    """Read the written chats."""
+    raw = tomllib.loads(WHOLE.read_text(encoding="utf8"))["chat"]
+    return [
+        WholeChat(
+            chat.get("system"), tuple((int(turn[0]), turn[2:].strip()) for turn in chat["turns"])
+        )
+        for chat in raw
+    ]
+
+
 def made_up(
     tasks: Sequence[ChatTask], asides: Sequence[str], *, n: int, seed: int
 ) -> Iterator[Chat]:
@@ -252,12 +318,17 @@ def _made_up(tasks: Sequence[ChatTask], asides: Sequence[str], rng: random.Rando
             asks = (*task.asks, *task.returns, *task.returns) if returns else task.asks
             bare = not returns and rng.random() < BARE
             text = rng.choice(task.inputs if bare else asks)
+            if not bare and not returns and rng.random() < OPERATION:
+                text = rng.choice(_OPENERS) + rng.choice(task.requests)
             if not bare and rng.random() < CLOSED:
                 word = rng.choice(tasks[past[0]].description.rstrip(".").lower().split()[1:])
                 text = rng.choice(_CLOSERS).replace("{}", word) + text
             turns.append(Said(text, current, shifts=True))
         else:
-            kinds = (task.inputs, task.follow_ups or task.inputs, task.asks)
+            follow_ups = task.follow_ups or task.inputs
+            if rng.random() < FORM:
+                follow_ups = _FORMS
+            kinds = (task.inputs, follow_ups, task.asks)
             (kind,) = rng.choices(kinds, (0.5, 0.35, 0.15))
             turns.append(Said(rng.choice(kind), current))
     return Chat(system, first, tuple(turns))

@@ -26,11 +26,11 @@ from t2l_router.config import Settings
 from t2l_router.encoder import TaskEncoder
 from t2l_router.heads import FILE, Heads, Layers, joined
 from t2l_router.inference_head import Encoder, HeadInference
-from t2l_router.reading import Reading
-from t2l_router.topics import Judge, Matrix, Vector, begin, counted, evidence
+from t2l_router.topics import Judge, Matrix, Vector
 from t2l_router.turns import ACTS, request_part
-from training.chat import Asides, Chat, ChatTask, from_corpus, load_written, made_up
+from training.chat import Asides, ChatTask, from_corpus, load_whole, load_written, made_up
 from training.corpus import load_tasks
+from training.infer_judge import Seen, cross_validated, fit_judge, watch, watch_whole
 
 SPLITS = ("train", "train_aux")
 LICENCES = ("permissive", "share_alike", "unknown")
@@ -223,72 +223,14 @@ def _any(rows: Tensor, generator: torch.Generator) -> Tensor:
     return rows[int(torch.randint(len(rows), (1,), generator=generator))]
 
 
-def fit_judge(rows: Matrix, labels: Sequence[int], *, seed: int, hidden: int = 24) -> Judge:
-    """Learn to weigh the evidence: 0 goes on, 1 shifts, 2 is an aside."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    x, y = torch.from_numpy(rows), torch.tensor(labels)
-    mean, deviation = x.mean(0), x.std(0) + 1e-2
-    x = (x - mean) / deviation
-    first, second = nn.Linear(x.shape[1], hidden), nn.Linear(hidden, 3)
-    steps = 800
-    optimizer = torch.optim.AdamW(
-        [*first.parameters(), *second.parameters()], 0.01, weight_decay=0.01
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        batch = torch.randint(len(x), (2_048,), generator=generator)
-        scores = second(nn.functional.gelu(first(x[batch]), approximate="tanh"))
-        loss = cross_entropy(scores, y[batch])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    layers = (first, second)
-    return Judge(
-        mean.numpy(),
-        deviation.numpy(),
-        tuple(layer.weight.detach().T.contiguous().numpy() for layer in layers),
-        tuple(layer.bias.detach().numpy() for layer in layers),
-    )
-
-
-def watch(
-    chat: Chat, tasks: Sequence[ChatTask], inference: HeadInference, encoder: Encoder
-) -> tuple[list[Vector], list[int]]:
-    """Give the evidence before each turn of a made-up chat, as if all before were read right."""
-    rows, labels = [], []
-
-    def described(task: int) -> Vector:
-        row: Vector = encoder.embed([tasks[task].description])[0]
-        return row
-
-    topic = None
-    if chat.system is not None:
-        stated = encoder.embed([chat.system])[0]
-        topic = begin(None, tasks[chat.first].description, stated, None, source="system")
-    for said in chat.turns:
-        turn = inference.turn(Reading(None, (said.text,)))
-        if topic is not None:
-            rows.append(evidence(topic, turn))
-            labels.append(2 if said.task is None else int(said.shifts))
-        if said.task is None:
-            continue
-        if topic is None or said.shifts:
-            description = tasks[said.task].description
-            topic = begin(topic, description, described(said.task), turn, source="inferred")
-        else:
-            topic = counted(topic, turn)
-    return rows, labels
-
-
 def train(
     texts: Texts, fingerprint: str, *, seed: int, chats: int
 ) -> tuple[Heads, dict[str, float]]:
     """Train all heads; the judge on chats whose words the other heads of its fold never saw."""
     written, corpus, encoder = texts.written, texts.corpus, texts.encoder
-    rows: list[Vector] = []
-    labels: list[int] = []
+    whole = load_whole()
+    encoder.embed([text for chat in whole for _, text in chat.turns])  # in batches, once
+    seen = Seen()
     for fold in range(FOLDS):
 
         def inside(number: int, fold: int = fold) -> bool:
@@ -297,44 +239,25 @@ def train(
         def outside(number: int, fold: int = fold) -> bool:
             return number % FOLDS == fold
 
-        seen, seen_asides = load_written(seed, inside)
-        unseen, unseen_asides = load_written(seed, outside)
-        seen_corpus = [task for i, task in enumerate(corpus) if inside(i)]
-        unseen_corpus = [task for i, task in enumerate(corpus) if outside(i)]
-        heads = _heads(seen, seen_corpus, seen_asides, texts, fingerprint, seed=seed)
+        known, known_asides = load_written(seed, inside)
+        unknown, unknown_asides = load_written(seed, outside)
+        known_corpus = [task for i, task in enumerate(corpus) if inside(i)]
+        unknown_corpus = [task for i, task in enumerate(corpus) if outside(i)]
+        heads = _heads(known, known_corpus, known_asides, texts, fingerprint, seed=seed)
         inference = HeadInference(encoder, heads)
-        encoder.embed([text for task in unseen for text in task.turns()])  # in batches, once
+        encoder.embed([text for task in unknown for text in task.turns()])
         encoder.save()
-        for pool, share in ((unseen, 0.85), (unseen_corpus, 0.15)):
+        for pool, share in ((unknown, 0.85), (unknown_corpus, 0.15)):
             n = int(chats * share / FOLDS)
-            for chat in made_up(pool, unseen_asides.asides, n=n, seed=seed * 100 + fold):
-                new_rows, new_labels = watch(chat, pool, inference, encoder)
-                rows += new_rows
-                labels += new_labels
-        print(f"fold {fold + 1} of {FOLDS}: {len(rows):,} turns", flush=True)
-    evidence_rows = np.stack(rows)
-    # The last tenth is kept aside to say how well the judge does.
-    cut = len(rows) * 9 // 10
-    order = np.random.default_rng(seed).permutation(len(rows))
-    most, rest = order[:cut], order[cut:]
-    checked = fit_judge(evidence_rows[most], [labels[i] for i in most], seed=seed)
-    figures = _judged(checked, evidence_rows[rest], [labels[i] for i in rest])
+            for chat in made_up(pool, unknown_asides.asides, n=n, seed=seed * 100 + fold):
+                seen.add(watch(chat, pool, inference, encoder))
+        # No heads saw the chats that were written as a whole.
+        for number, chat in enumerate(whole):
+            seen.add(watch_whole(chat, inference), whole=number)
+        print(f"fold {fold + 1} of {FOLDS}: {len(seen.labels):,} turns", flush=True)
+    figures = cross_validated(seen, seed=seed)
     heads = _heads(written, corpus, texts.asides, texts, fingerprint, seed=seed)
-    judge = fit_judge(evidence_rows, labels, seed=seed)
-    return replace(heads, judge=judge), figures
-
-
-def _judged(judge: Judge, rows: Matrix, labels: Sequence[int]) -> dict[str, float]:
-    said = np.array([int(np.argmax(judge(row))) for row in rows])
-    true = np.array(labels)
-    shifts = max(int((said == 1).sum()), 1), max(int((true == 1).sum()), 1)
-    right = int(((said == 1) & (true == 1)).sum())
-    return {
-        "accuracy": float((said == true).mean()),
-        "shift_precision": right / shifts[0],
-        "shift_recall": right / shifts[1],
-        "turns": float(len(labels)),
-    }
+    return replace(heads, judge=fit_judge(*seen.weighted(), seed=seed)), figures
 
 
 def _heads(

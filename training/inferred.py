@@ -60,11 +60,12 @@ def centre(encoder: Encoder, task: Task) -> NDArray[np.float32]:
     return unit
 
 
-def known_inputs(task: Task, n: int = EXAMPLES) -> list[str]:
-    """Some training inputs of a task, or descriptions where it has none."""
+def known_inputs(task: Task, limit: int, seed: int, n: int = EXAMPLES) -> list[str]:
+    """Some inputs of a task, none of those that are answered."""
     texts = [example.text[:MAX_CHARS] for example in task.examples("train")]
     random.Random(f"0 {task.name}").shuffle(texts)  # noqa: S311 - sampling, not secrets
-    return texts[:n] or described_by(task)
+    others = [e.text[:MAX_CHARS] for e in sample(task, limit + n, seed)[0][limit:]]
+    return texts[:n] or others or described_by(task)
 
 
 def pack(args: argparse.Namespace) -> dict[str, Matrix]:
@@ -82,17 +83,18 @@ def pack(args: argparse.Namespace) -> dict[str, Matrix]:
     answered = load_tasks(args.corpus, args.split.split(","))
     texts = [[e.text for e in sample(task, args.limit, args.seed)[0]] for task in answered]
     flat = [text[:MAX_CHARS] for row in texts for text in row]
-    encoder.embed([t for task in library for t in (*described_by(task), *known_inputs(task))])
+    known = {task.name: known_inputs(task, args.limit, args.seed) for task in library}
+    encoder.embed([t for task in library for t in (*described_by(task), *known[task.name])])
     inputs = encoder.embed(flat)
     encoder.save()
     given = encoder.embed(described(library, "description", args.seed))
     centres = np.stack([centre(encoder, task) for task in library])
-    seen = [text for task in library if task.split == "train" for text in known_inputs(task, 2)]
+    seen = [text for task in library if task.split == "train" for text in known[task.name][:2]]
     # How near any input is to each description, which says nothing about the input.
     moved = trained.in_task_space(encoder.embed(seen)) @ centres.T
     bias = np.sort(moved, axis=0)[-10:].mean(axis=0) / 2
     straight = trained.in_task_space(inputs)
-    examples = [encoder.embed(known_inputs(task)) for task in library]
+    examples = [encoder.embed(known[task.name]) for task in library]
     ends = np.cumsum([0, *map(len, texts)])
     means = [straight[a:b].mean(axis=0) for a, b in pairwise(ends)]
     own = encoder.embed(described(answered, "description", args.seed))

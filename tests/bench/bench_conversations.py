@@ -39,11 +39,11 @@ from training.infer_head import CachedEncoder
 FOLDS = 5
 MODEL = Settings().base_model
 GRID: dict[tuple[Any, str], Sequence[float]] = {
-    (topics, "SHIFT"): (0.5, 0.6, 0.7),
-    (topics, "NOVEL"): (0.0, 0.3, 0.6),
-    (topics, "OVERRIDES"): (0.4, 0.6),
+    (topics, "SHIFT"): (0.45, 0.55, 0.65),
+    (topics, "NOVEL"): (0.0, 0.3),
+    (topics, "ASKS"): (0.1, 0.25),
     (topics, "ASIDE"): (0.25, 0.3, 0.36),
-    (common_tasks, "SURE"): (0.3, 0.36, 0.42),
+    (common_tasks, "SURE"): (0.36, 0.42),
 }
 BASE_KEYS = ("small-talk", "meta-question", "ui-helper")
 

@@ -44,6 +44,12 @@ def inputs(task: Task, part: str, n: int) -> list[str]:
     return texts[:n]
 
 
+def examples_of(task: Task) -> list[str]:
+    """Inputs that the library knows: none of those that are asked."""
+    known = inputs(task, "train", EXAMPLES)
+    return known or inputs(task, "test", QUERIES + EXAMPLES)[QUERIES:]
+
+
 def described(task: Task) -> list[str]:
     """Descriptions of a task: the first and some others, rich and terse."""
     texts = list(task.descriptions)
@@ -77,7 +83,7 @@ def main() -> None:
     encoder = CachedEncoder(real, args.cache)
     tasks = load_tasks(args.corpus, SPLITS)
     texts = {
-        task.name: (described(task), inputs(task, "train", EXAMPLES), inputs(task, "test", QUERIES))
+        task.name: (described(task), examples_of(task), inputs(task, "test", QUERIES))
         for task in tasks
     }
     held = [i for i, task in enumerate(tasks) if task.split in HELD_OUT]

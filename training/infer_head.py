@@ -252,8 +252,8 @@ def train(
             for chat in made_up(pool, unknown_asides.asides, n=n, seed=seed * 100 + fold):
                 seen.add(watch(chat, pool, inference, encoder))
         # No heads saw the chats that were written as a whole.
-        for number, chat in enumerate(whole):
-            seen.add(watch_whole(chat, inference), whole=number)
+        for number, written_chat in enumerate(whole):
+            seen.add(watch_whole(written_chat, inference), whole=number)
         print(f"fold {fold + 1} of {FOLDS}: {len(seen.labels):,} turns", flush=True)
     figures = cross_validated(seen, seed=seed)
     heads = _heads(written, corpus, texts.asides, texts, fingerprint, seed=seed)

@@ -72,12 +72,14 @@ def pack(args: argparse.Namespace) -> dict[str, Matrix]:
     """Embed what each strategy makes each answered input's adapter from."""
     # Lazy: they need more than a machine has that only scores.
     from t2l_router import heads  # noqa: PLC0415
+    from t2l_router.encoder import TaskEncoder  # noqa: PLC0415
     from t2l_router.inference_library import nearness  # noqa: PLC0415
     from training.infer_head import CachedEncoder  # noqa: PLC0415
 
     hypernet = checkpoint.from_pretrained(args.checkpoint)
     real = load_encoder(hypernet.config.encoder, lora=checkpoint.encoder_lora(args.checkpoint))
     encoder = CachedEncoder(real, args.cache)
+    assert isinstance(real, TaskEncoder), "heads read an encoder that has a fingerprint"
     trained = heads.load(encoder=real.fingerprint)
     library = load_tasks(args.corpus, SPLITS.split(","))
     answered = load_tasks(args.corpus, args.split.split(","))
@@ -132,7 +134,10 @@ def score(args: argparse.Namespace) -> dict[str, object]:
     tasks = load_tasks(args.corpus, facts["split"].split(","))
     drawn = [sample(task, facts["limit"], facts["seed"]) for task in tasks]
     inputs = Inputs(
-        tasks, [e for e, _ in drawn], [shots for _, shots in drawn], Rows(np.zeros((0, 1)))
+        tasks,
+        [e for e, _ in drawn],
+        [shots for _, shots in drawn],
+        Rows(np.zeros((0, 1), np.float32)),
     )
     bench = Bench(inputs, generator, args.max_new_tokens, args.batch)
     bench.load_base(args.base or lora.base_model, device=args.device)

@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for part, cases in by_part.items()
             for offer in offers(cases, held, part, n)
         ),
-        tuple((rows[e.aliases[0]], *(rows[text] for text in e.queries[:2])) for e in described),
+        tuple((rows[e.aliases[0]], rows[e.queries[0]], rows[e.queries[1]]) for e in described),
         tuple(tokenised(tokenizer, e.task, n=args.examples) for e in described),
         {
             "encoder": spec.encoder,

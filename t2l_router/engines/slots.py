@@ -194,13 +194,13 @@ class SlotBank:
     @torch.inference_mode(mode=False)  # else nothing outside that mode could write to them
     def _new_pairs(self, n: int) -> dict[str, tuple[Tensor, Tensor]]:
         spec, like = self.spec, self._like
-        return {
-            m.name: (
-                like.new_zeros(spec.n_layers, n, spec.rank, m.d_in, requires_grad=False),
-                like.new_zeros(spec.n_layers, n, m.d_out, spec.rank, requires_grad=False),
-            )
-            for m in spec.modules
-        }
+        pairs = {}
+        for m in spec.modules:
+            a = like.new_zeros(spec.n_layers, n, spec.rank, m.d_in, requires_grad=False)
+            # A rank's outputs lie together: both products read whole vectors.
+            b = like.new_zeros(spec.n_layers, n, spec.rank, m.d_out, requires_grad=False).mT
+            pairs[m.name] = (a, b)
+        return pairs
 
 
 def _summary(spec: LoraSpec) -> str:

@@ -12,7 +12,6 @@ holds no earlier turns; the two must be equal. Memory is read every ten seconds.
 import argparse
 import asyncio
 import gc
-import json
 import os
 import random
 import tempfile
@@ -29,7 +28,7 @@ from t2l_router.engines.local import LocalEngine
 from t2l_router.errors import EngineBusy, EngineFailed, PromptTooLong
 from t2l_router.models import LocalModel, pull
 from t2l_router.wire import ChatRequest
-from tests.bench.report import resident_mib
+from tests.bench.report import publish, resident_mib, spread
 from tests.tiny_engine import collect, request, tiny_adapter, tiny_engine
 from tests.tiny_models import save_tiny_gemma, save_tiny_llama
 
@@ -187,7 +186,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--check-one-in", type=int, default=20)
     parser.add_argument("--model", choices=["llama", "gemma"], default="llama")
+    parser.add_argument("--out", type=Path, help="directory for the JSON document")
     arguments = parser.parse_args()
+    began = time.perf_counter()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         base = tiny_model(arguments.model, Path(folder))
@@ -196,16 +197,25 @@ def main() -> None:
         )
     print("\n".join(found.mismatches[:10]))
     memory = found.memory_mib
-    summary = {
-        "minutes": arguments.minutes,
-        "model": arguments.model,
-        **{name: getattr(found, name) for name in ("answered", "cancelled", "refused")},
-        "poisoned": found.poisoned,
-        "checked": found.checked,
-        "mismatches": len(found.mismatches),
-        "memory_mib": [round(memory[len(memory) // 10], 1), round(memory[-1], 1)],
-    }
-    print(json.dumps(summary))
+    # The first tenth fills caches.
+    settled = memory[len(memory) // 10 :]
+    publish(
+        "soak-engine",
+        {
+            **{name: getattr(found, name) for name in ("answered", "cancelled", "refused")},
+            "poisoned": found.poisoned,
+            "checked": found.checked,
+            "mismatches": len(found.mismatches),
+            "memory_mib_early": round(settled[0], 1),
+            "memory_mib_end": round(settled[-1], 1),
+            "memory_mib": spread(settled),
+        },
+        began=began,
+        out=arguments.out,
+        module="soak_engine",
+        minutes=arguments.minutes,
+        model=f"random {arguments.model}, float32",
+    )
     raise SystemExit(bool(found.mismatches))
 
 

@@ -276,6 +276,7 @@ def load_engine_model(
     """
     import torch
 
+    from t2l_router.engines.native.build import library
     from t2l_router.engines.quantise import quantise
     from t2l_router.models import load_base
 
@@ -287,5 +288,5 @@ def load_engine_model(
     dtype = torch.float32 if wanted == "float32" else torch.bfloat16
     model, tokenizer = load_base(base, dtype=dtype, device=device)
     if device == "cpu" and wanted != "float32":
-        quantise(model, wanted)
+        quantise(model, wanted, library(settings.cache_dir) if wanted == "bfloat16" else None)
     return model, tokenizer

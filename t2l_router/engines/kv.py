@@ -168,7 +168,7 @@ class KvWindow(Cache):
     ) -> None:
         super().__init__(layers=[])
         n_rows = positions.shape[0]
-        self._layers = layers
+        self.bank, self.first = layers, first
         self._rows = slice(first, first + n_rows)
         self._length = length
         # A single row takes a slice, several take an index each.
@@ -184,7 +184,7 @@ class KvWindow(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Write ``[batch, heads, new, d]`` and return ``[batch, heads, length, d]``."""
-        keys, values = self._layers[layer_idx]
+        keys, values = self.bank[layer_idx]
         if isinstance(self._at[0], int):
             keys[self._at], values[self._at] = key_states[0], value_states[0]
         else:  # the indexed axes come first: [batch, new, heads, d]
@@ -197,7 +197,7 @@ class KvWindow(Cache):
         return 0
 
     def __len__(self) -> int:
-        return len(self._layers)
+        return len(self.bank)
 
 
 @torch.inference_mode()

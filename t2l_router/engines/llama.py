@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from t2l_router.engines.attention import attend
 from t2l_router.engines.kv import KvWindow
+from t2l_router.engines.native.llama import NativeStep
 
 # Models whose layers are a Llama's: two RMS norms, rotated queries and keys, a gated MLP.
 _KINDS = frozenset({"llama", "mistral", "qwen2"})
@@ -66,6 +67,7 @@ class LlamaForward:
             )
             for layer in inner.layers
         ]
+        self._step = self._native_step()
 
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
@@ -96,9 +98,36 @@ class LlamaForward:
         Returns:
             The logits after each row's last token, ``[batch, vocab_size]``.
         """
+        if self._step is not None and ids.shape[1] == 1:
+            cos, sin = self._rotary(self._norm.bfloat16(), positions)
+            return self._step(
+                ids,
+                positions,
+                cos=cos[:, 0].float(),
+                sin=sin[:, 0].float(),
+                first=window.first,
+                bank=window.bank,
+            )
         last = self._hidden(ids, positions, mask, window)[:, -1]
         logits: Tensor = self._head(self._normed(last, self._norm))
         return logits
+
+    def _native_step(self) -> NativeStep | None:
+        """The step in C, if the weights are as it reads them."""
+        layers = [[x.q, x.k, x.v, x.o, x.gate, x.up, x.down] for x in self._layers]
+        modules = [*(module for layer in layers for module in layer), self._head]
+        if not NativeStep.fits(modules, d=len(self._norm), d_head=self._d_head, act=self._act):
+            return None
+        return NativeStep(
+            layers,
+            [(layer.attention_norm, layer.mlp_norm) for layer in self._layers],
+            norm=self._norm,
+            head=self._head,
+            embedding=self._embed.weight.detach(),
+            d_head=self._d_head,
+            eps=self._eps,
+            scaling=self._scaling,
+        )
 
     def _hidden(self, ids: Tensor, positions: Tensor, mask: Tensor, window: KvWindow) -> Tensor:
         embedded = self._embed(ids)

@@ -86,8 +86,15 @@ class LocalEngine:
         )
         vocabulary = Vocabulary(model, tokenizer)
         self._structures = Structures(tokenizer, vocab_size=vocabulary.size, ends=vocabulary.ends)
+        on_cuda = model.device.type == "cuda"
         self._worker = Worker(
-            Batch(model, bank, self._kv, read_together=_READ_TOGETHER[model.device.type == "cuda"]),
+            Batch(
+                model,
+                bank,
+                self._kv,
+                read_together=_READ_TOGETHER[on_cuda],
+                use_graphs=on_cuda,
+            ),
             bank,
             vocabulary,
             max_running=limits.max_running,

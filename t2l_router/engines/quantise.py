@@ -1,10 +1,13 @@
 """Weights in the form that a CPU multiplies fastest: reading the weights is what a token costs."""
 
+import ctypes
 import logging
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
+
+from t2l_router.engines.native.weights import NativeLinear
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +104,13 @@ class Int4Linear(PackedLinear):
         return y
 
 
-def quantise(model: nn.Module, kind: str) -> None:
+def quantise(model: nn.Module, kind: str, kernels: ctypes.CDLL | None = None) -> None:
     """
     Replace every linear module of a model on a CPU, in place.
 
     Args:
         model: In bfloat16.
+        kernels: Compute ``bfloat16`` where they know the shape; see `native.build.library`.
         kind: ``bfloat16`` is as exact as before, ``int8`` rounds to 8 bits, and ``int4`` to 4 where
             that loses no more than 8 bits would, as with weights that come from a file in 4 bits.
     """
@@ -114,9 +118,15 @@ def quantise(model: nn.Module, kind: str) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                form = _form(child, kind)
-                counts[form.__name__] = counts.get(form.__name__, 0) + 1
-                setattr(parent, name, form(child))
+                new: nn.Linear
+                if kind == "bfloat16" and kernels is not None and NativeLinear.fits(child):
+                    new = NativeLinear(child, kernels)
+                    form = f"native in {new.bits} bits"
+                else:
+                    new = _form(child, kind)(child)
+                    form = type(new).__name__
+                counts[form] = counts.get(form, 0) + 1
+                setattr(parent, name, new)
     logger.info("weights as %s: %s", kind, counts)
 
 

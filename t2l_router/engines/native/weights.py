@@ -97,7 +97,7 @@ def _hold(weight: Tensor, kernels: ctypes.CDLL) -> tuple[int, Tensor, Tensor, Te
 
 def _strips(numbers: Tensor) -> Tensor:
     """``[d_out, groups]`` as ``[strip, group, 16]``."""
-    return numbers.unflatten(0, (-1, STRIP)).transpose(1, 2).contiguous()
+    return numbers.reshape(-1, STRIP, numbers.shape[1]).transpose(1, 2).contiguous()
 
 
 def _pairs(weight: Tensor) -> Tensor:
@@ -107,6 +107,7 @@ def _pairs(weight: Tensor) -> Tensor:
 
 def _packed_4(integers: Tensor) -> Tensor:
     """``[d_out, d_in]`` in 0..15 as ``[strip, four pairs, 16, 2]`` int16, the first pair lowest."""
-    quads = _pairs(integers).unflatten(1, (-1, 4)).to(torch.int32)  # [strip, quad, 4, 16, 2]
+    quads: Tensor = _pairs(integers).unflatten(1, (-1, 4)).int()  # [strip, quad, 4, 16, 2]
     shifts = torch.tensor([0, 4, 8, 12], dtype=torch.int32)[:, None, None]
-    return (quads << shifts).sum(dim=2, dtype=torch.int32).to(torch.int16).contiguous()
+    words = (quads << shifts).sum(dim=2, dtype=torch.int32)
+    return words.to(torch.int16).contiguous()

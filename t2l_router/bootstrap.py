@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from t2l_router.context import ContextReader
     from t2l_router.encoder import TaskEncoder
-    from t2l_router.example_features import ExampleReader
     from t2l_router.generator import AdapterGenerator
     from t2l_router.models import LocalModel
 
@@ -215,23 +215,22 @@ def load_writing(
     return Writing(base, encoder, generator)
 
 
-def load_example_reader(
+def load_context_reader(
     settings: Settings, writing: Writing, *, enter: Callable[[str], None] = _silent
-) -> "ExampleReader":
+) -> "ContextReader":
     """
-    Load what reads examples for the hypernetwork.
+    Load what reads descriptions and examples by token for the hypernetwork.
 
     Raises:
-        ConfigError: The hypernetwork reads descriptions alone.
+        ConfigError: The hypernetwork reads descriptions' embeddings alone.
     """
     import torch
 
-    from t2l_router import checkpoint
-    from t2l_router.example_features import ExampleReader, Standard
+    from t2l_router.context import ContextReader
     from t2l_router.models.load import load_base
 
-    path = checkpoint.example_features(settings.hypernet)
-    if path is None:
+    reads = writing.generator.reads
+    if reads is None:
         raise ConfigError(
             f"the hypernetwork {settings.hypernet} reads no examples; one that does "
             "ships with t2l: --hypernet default-examples"
@@ -240,7 +239,7 @@ def load_example_reader(
     device = torch_device(settings.device)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model, tokenizer = load_base(writing.base, dtype=dtype, device=device)
-    return ExampleReader(Standard.load(path), writing.encoder, model, tokenizer)
+    return ContextReader(model, tokenizer, reads.depths)
 
 
 def served_model(base: "LocalModel", configured: str, encoder: str) -> ServedModel:

@@ -15,31 +15,31 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.errors import CheckpointMismatch, ModelCorrupt, ModelUnavailable
 from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec, ModuleShape
+from t2l_router.reader import ReaderConfig
 
 DEFAULT = "default"
-# What ships: for descriptions, and for a few examples beside them or instead.
+# What ships: for descriptions; and for a few examples or full instructions, read by token.
 SHIPPED = {
     DEFAULT: "smollm2-135m-instruct-l",
-    "default-examples": "smollm2-135m-instruct-l-examples",
+    "default-examples": "smollm2-135m-instruct-examples",
 }
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 ENCODER_FILE = "encoder_lora.safetensors"
-EXAMPLES_FILE = "example_features.safetensors"
 FORMAT = 1
 
 
 def save_pretrained(
-    hypernet: Hypernet,
+    hypernet: Hypernet | ContextHypernet,
     directory: Path,
     *,
     card: str,
     encoder_lora: Path | None = None,
-    example_features: Path | None = None,
 ) -> None:
     """
     Write a checkpoint in bf16; the directory appears whole or not at all.
@@ -49,7 +49,6 @@ def save_pretrained(
         directory: Where; an earlier checkpoint there is replaced.
         card: The model card, Markdown.
         encoder_lora: What was trained of the task encoder along with it.
-        example_features: How features of examples are made, if it reads them.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -64,8 +63,6 @@ def save_pretrained(
         (beside / CARD_FILE).write_text(card)
         if encoder_lora is not None:
             shutil.copy(encoder_lora, beside / ENCODER_FILE)
-        if example_features is not None:
-            shutil.copy(example_features, beside / EXAMPLES_FILE)
         (beside / WEIGHTS_FILE).chmod(0o644)  # safetensors writes for the owner only
         beside.chmod(0o755)
         shutil.rmtree(directory, ignore_errors=True)
@@ -75,13 +72,15 @@ def save_pretrained(
         raise
 
 
-def from_pretrained(name: str | Path = DEFAULT, *, revision: str | None = None) -> Hypernet:
+def from_pretrained(
+    name: str | Path = DEFAULT, *, revision: str | None = None
+) -> Hypernet | ContextHypernet:
     """
     Load a hypernetwork in float32 and evaluation mode.
 
     Args:
         name: A directory, a hub repository, or of `SHIPPED`: ``default``, or ``default-examples``,
-            which reads examples too.
+            which reads tokens.
         revision: Commit of the hub repository.
 
     Raises:
@@ -98,7 +97,7 @@ def from_pretrained(name: str | Path = DEFAULT, *, revision: str | None = None) 
         ) from None
     # Weights are loaded over these values anyway, so no time is spent on drawing them.
     with torch.device("meta"):
-        hypernet = Hypernet(config)
+        hypernet = (ContextHypernet if config.reader else Hypernet)(config)
     try:
         hypernet.load_state_dict(
             {key: tensor.float() for key, tensor in tensors.items()}, strict=True, assign=True
@@ -121,12 +120,6 @@ def hypernet_id(name: str | Path = DEFAULT) -> str:
 def encoder_lora(name: str | Path = DEFAULT) -> Path | None:
     """Find what was trained of the task encoder along with a local checkpoint, if anything was."""
     path = _locate(str(name), None) / ENCODER_FILE
-    return path if path.is_file() else None
-
-
-def example_features(name: str | Path = DEFAULT) -> Path | None:
-    """Find how a local checkpoint's features of examples are made, if it reads any."""
-    path = _locate(str(name), None) / EXAMPLES_FILE
     return path if path.is_file() else None
 
 
@@ -160,7 +153,7 @@ def _locate(name: str, revision: str | None) -> Path:
             snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, ENCODER_FILE, EXAMPLES_FILE],
+                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, ENCODER_FILE],
                 etag_timeout=5,
             )
         )
@@ -177,6 +170,8 @@ def _read_config(path: Path) -> HypernetConfig:
             raise ModelCorrupt(f"{path}: written by another version of t2l; get a newer t2l")
         lora = raw.pop("lora")
         modules = tuple(ModuleShape(**module) for module in lora.pop("modules"))
-        return HypernetConfig(lora=LoraSpec(modules=modules, **lora), **raw)
+        if reader := raw.pop("reader", None):
+            reader = ReaderConfig(**{**reader, "depths": tuple(reader["depths"])})
+        return HypernetConfig(lora=LoraSpec(modules=modules, **lora), reader=reader, **raw)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelCorrupt(f"{path}: not a hypernetwork config: {error!r}") from None

@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     )
     hypernet: str = Field(
         "default",
-        description="Writes adapters: `default`, `default-examples` (reads examples, too), "
+        description="Writes adapters: `default`, `default-examples` (reads examples), "
         "or a checkpoint directory.",
     )
     data_dir: Directory = Field(

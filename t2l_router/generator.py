@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from t2l_router import checkpoint
+from t2l_router.context import Reading
+from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.errors import GenerationFailed, InvalidAdapter
 from t2l_router.hypernet import Hypernet
 from t2l_router.lora import LoraSpec, LoraWeights
@@ -25,7 +28,12 @@ class AdapterGenerator:
     """
 
     def __init__(
-        self, hypernet: Hypernet, *, hypernet_id: str, base: LoraSpec, device: str = "cpu"
+        self,
+        hypernet: Hypernet | ContextHypernet,
+        *,
+        hypernet_id: str,
+        base: LoraSpec,
+        device: str = "cpu",
     ) -> None:
         checkpoint.check_base(hypernet.config, base)
         self.hypernet_id = hypernet_id
@@ -33,6 +41,7 @@ class AdapterGenerator:
         self.spec = dataclasses.replace(
             hypernet.config.lora, base_fingerprint=base.base_fingerprint
         )
+        self.reads = hypernet.config.reader
         self._device = device
         self._hypernet = hypernet.to(device)
 
@@ -57,13 +66,13 @@ class AdapterGenerator:
         return cls(hypernet, hypernet_id=checkpoint.hypernet_id(name), base=base, device=device)
 
     @torch.inference_mode()
-    def generate(self, embeddings: NDArray[np.float32]) -> list[LoraWeights]:
+    def generate(self, known: NDArray[np.float32] | Reading) -> list[LoraWeights]:
         """
-        Write one adapter per embedding.
+        Write one adapter per task.
 
         Args:
-            embeddings: ``[N, D]`` float32, rows of unit L2 norm; of a hypernetwork that reads
-                examples too, also ``[N, D - example_dim]``: descriptions alone.
+            known: ``[N, D]`` float32 embeddings of descriptions, rows of unit L2 norm; of a
+                hypernetwork that reads tokens also what a `ContextReader` read.
 
         Returns:
             N validated adapters, bf16, on the generator's device.
@@ -71,15 +80,7 @@ class AdapterGenerator:
         Raises:
             GenerationFailed: An adapter is not finite or larger than any seen in training.
         """
-        config = self._hypernet.config
-        if embeddings.shape[1:] == (config.embedding_dim - config.example_dim,):
-            embeddings = np.pad(embeddings, ((0, 0), (0, config.example_dim)))
-        if embeddings.ndim != 2 or embeddings.shape[1] != config.embedding_dim:  # noqa: PLR2004
-            raise GenerationFailed(
-                f"embeddings of shape {embeddings.shape}; this hypernetwork reads "
-                f"[N, {config.embedding_dim}] from {config.encoder}"
-            )
-        pairs = self._hypernet(torch.from_numpy(embeddings).to(self._device))
+        pairs = self._hypernet(known if isinstance(known, Reading) else self._rows(known))
         # bf16 here, once: what is served, stored and exported is then the same to the bit.
         adapters = [
             LoraWeights(
@@ -87,11 +88,21 @@ class AdapterGenerator:
                 {name: pair.lora_A[i].bfloat16() for name, pair in pairs.items()},
                 {name: pair.lora_B[i].bfloat16() for name, pair in pairs.items()},
             )
-            for i in range(len(embeddings))
+            for i in range(len(known))
         ]
         try:
             for adapter in adapters:
-                adapter.validate(max_delta_norm=config.max_delta_norm)
+                adapter.validate(max_delta_norm=self._hypernet.config.max_delta_norm)
         except InvalidAdapter as error:
             raise GenerationFailed(f"the generated adapter is unusable: {error}") from None
         return adapters
+
+    def _rows(self, embeddings: NDArray[np.float32]) -> Tensor | Reading:
+        config = self._hypernet.config
+        if embeddings.ndim != 2 or embeddings.shape[1] != config.embedding_dim:  # noqa: PLR2004
+            raise GenerationFailed(
+                f"embeddings of shape {embeddings.shape}; this hypernetwork reads "
+                f"[N, {config.embedding_dim}] from {config.encoder}"
+            )
+        rows = torch.from_numpy(embeddings).to(self._device)
+        return Reading.of(rows, self.reads.raw) if self.reads else rows

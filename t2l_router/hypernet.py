@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l_router.lora import LoraSpec, ModuleShape
+from t2l_router.reader import ReaderConfig
 
 Variant = Literal["L", "M", "S"]
 Output = Literal["offset", "zscore"]
@@ -27,8 +28,7 @@ class HypernetConfig:
 
     Args:
         lora: The adapters it writes.
-        embedding_dim: D, the width of the input: the task encoder's, and that of the examples'
-            features if it reads those too.
+        embedding_dim: D, the width of the task encoder's embeddings.
         encoder: The task encoder's public name.
         encoder_fingerprint: The task encoder's fingerprint.
         variant: L (one output per pair), M (A and B apart) or S (one rank row at a time).
@@ -39,9 +39,8 @@ class HypernetConfig:
             through the base model), or ``zscore``, the mean and spread of target LoRAs
             (reconstruction).
         max_delta_norm: Largest Frobenius norm a layer's scaled delta-W may have; None is no limit.
-        example_features: What it reads of examples beside a description, comma-separated, of
-            `example_features.KINDS`; empty if nothing.
-        example_dim: How many of D, the last ones, are features of examples; zeros stand for none.
+        reader: Of a `ContextHypernet`, which reads tokens beside embeddings; else None. It has
+            the shape of neither variant: an output a rank, shared by the layers.
     """
 
     lora: LoraSpec
@@ -54,8 +53,7 @@ class HypernetConfig:
     dropout: float = 0.05
     output: Output = "offset"
     max_delta_norm: float | None = None
-    example_features: str = ""
-    example_dim: int = 0
+    reader: ReaderConfig | None = None
 
 
 class LoraPair(NamedTuple):

@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from t2l_router import checkpoint
-from t2l_router.errors import T2LError
+from t2l_router.errors import ConfigError, T2LError
 from t2l_router.hypernet import Hypernet
 from training.analysis_plot import draw_maps, draw_pairs
 from training.corpus import Task, load_tasks
@@ -120,6 +120,8 @@ def analyse(args: argparse.Namespace) -> dict[str, object]:
     """Measure, draw, and give the figures."""
     tasks = load_tasks(args.corpus, args.splits.split(","))
     hypernet = checkpoint.from_pretrained(args.checkpoint)
+    if not isinstance(hypernet, Hypernet):
+        raise ConfigError(f"{args.checkpoint} reads tokens; only embeddings are analysed")
     texts = [task.descriptions[0] for task in tasks]
     embeddings = load_encoder(args.encoder or hypernet.config.encoder).embed(texts)
     seen, entries, delta = look(hypernet, embeddings)

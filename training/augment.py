@@ -14,7 +14,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from training.corpus import load_tasks, open_lines
 _LABELS_MOST, _LENGTH_MOST = 6, 30
 _WORDS_MOST = 3000
 _COVERED = 0.99  # a stray answer or two don't make it another kind of task
-_SETS = (
+USUAL = (
     ("yes", "no"), ("true", "false"), ("positive", "negative"), ("A", "B"), ("1", "2"),
     ("0", "1"), ("correct", "wrong"), ("agree", "disagree"), ("left", "right"), ("good", "bad"),
     ("accept", "reject"), ("+", "-"), ("high", "low"), ("foo", "bar"),
@@ -50,7 +50,7 @@ def rename(labels: Sequence[str], words: Sequence[str], rng: random.Random) -> d
     """Choose another word for each label: half the time usual labels, else any of *words*."""
     while True:
         if rng.random() < 0.5 or len(words) < 2 * len(labels):  # noqa: PLR2004 - half
-            chosen = list(rng.choice([usual for usual in _SETS if len(usual) >= len(labels)]))
+            chosen = list(rng.choice([usual for usual in USUAL if len(usual) >= len(labels)]))
             rng.shuffle(chosen)
         else:
             chosen = rng.sample(words, len(labels))
@@ -78,12 +78,11 @@ def variant(
     return changed, rows
 
 
-def vocabulary(corpus: Path, splits: Sequence[str]) -> list[str]:
-    """Give the words of some splits' descriptions, the rare ones left out."""
+def vocabulary(texts: Iterable[str]) -> list[str]:
+    """Give the words of descriptions, the rare ones left out."""
     counts: Counter[str] = Counter()
-    for task in load_tasks(corpus, splits):
-        for text in (*task.training_descriptions, *task.terse_descriptions):
-            counts.update(re.findall(r"[a-z]{3,9}", text.lower()))
+    for text in texts:
+        counts.update(re.findall(r"[a-z]{3,9}", text.lower()))
     return [word for word, count in counts.most_common(_WORDS_MOST) if count > 1]
 
 
@@ -105,7 +104,11 @@ def augment(corpus: Path, out: Path, *, splits: Sequence[str], variants: int, se
         How many variants there are.
     """
     (out / "data").mkdir(parents=True, exist_ok=True)
-    words = vocabulary(corpus, splits)
+    words = vocabulary(
+        text
+        for task in load_tasks(corpus, splits)
+        for text in (*task.training_descriptions, *task.terse_descriptions)
+    )
     lines, count = [], 0
     for line in filter(None, (corpus / "tasks.jsonl").read_text(encoding="utf8").splitlines()):
         task = json.loads(line)

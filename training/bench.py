@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from t2l_router.chat_format import render
+from t2l_router.context import ContextReader, Reading
 from t2l_router.engines.quantise import quantise
 from t2l_router.engines.slots import SlotBank
 from t2l_router.errors import ConfigError, GenerationFailed
-from t2l_router.example_features import ExampleReader
 from t2l_router.generator import AdapterGenerator
 from t2l_router.lora import LoraWeights
 from training.answering import Prompt, answer
@@ -153,18 +153,15 @@ class Bench:
         library = _needed(self.inputs.library, system, "--oracles")
         return (average if system.adapter == "average" else arrow)(self._model, library)
 
-    def _reader(self) -> ExampleReader | None:
-        """Give what reads examples for the hypernetwork, if it takes any."""
-        if self.inputs.standard is None:
-            return None
-        return ExampleReader(
-            self.inputs.standard, self.inputs.encoder, self._model, self._tokenizer
-        )
+    def _reader(self) -> ContextReader | None:
+        """Give what reads tokens for the hypernetwork, if it takes any."""
+        reads = self.generator.reads
+        return ContextReader(self._model, self._tokenizer, reads.depths) if reads else None
 
-    def _writer(self, embeddings: NDArray[np.float32]) -> Make:
+    def _writer(self, known: NDArray[np.float32] | Reading) -> Make:
         def write(rows: Sequence[int]) -> list[LoraWeights | None]:
             try:
-                return list(self.generator.generate(embeddings[list(rows)]))
+                return list(self.generator.generate(known[list(rows)]))
             except GenerationFailed:
                 if len(rows) > 1:
                     return [adapter for row in rows for adapter in write([row])]

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 PLAIN, INSTRUCTED = 0, 1
+RICH, TERSE, FULL = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Pack:
         kinds: ``[N]`` `PLAIN` or `INSTRUCTED`.
         embeddings: ``[M, D]`` description embeddings, unit L2 norm.
         embedding_tasks: ``[M]`` the task of each description.
-        terse: ``[M]`` whether the description is a terse one.
+        terse: ``[M]`` the style: `RICH`, `TERSE`, or `FULL`, the definition, which only those who
+            read tokens are shown.
         facts: What it was made from: ``base_model``, ``base_fingerprint``, ``encoder``,
             ``encoder_fingerprint``, ``tasks`` (names), ``descriptions`` (the M texts, normalised).
     """
@@ -129,8 +131,10 @@ class Sampler:
         self._pack = pack
         self._shape = (tasks_per_step, row_tokens)
         self._plain, self._terse, self._mix, self._seed = plain, terse, mix, seed
-        self._examples = [_groups(pack.tasks, pack.kinds, kind) for kind in (PLAIN, INSTRUCTED)]
-        self._descriptions = [_groups(pack.embedding_tasks, pack.terse, kind) for kind in (0, 1)]
+        self._examples = [groups_of(pack.tasks, pack.kinds, kind) for kind in (PLAIN, INSTRUCTED)]
+        self._descriptions = [
+            groups_of(pack.embedding_tasks, pack.terse, style) for style in (RICH, TERSE)
+        ]
         self._task_ids = sorted(self._examples[PLAIN])
 
     def batch(self, step: int) -> Batch:
@@ -145,7 +149,7 @@ class Sampler:
         labels: list[tuple[NDArray[np.int64], NDArray[np.int64], float]] = []
         real = 0
         for row, task in enumerate(tasks):
-            chosen = self._fill(int(task), rng)
+            chosen = self._fill(int(task), rng, self._plain)
             at = 0
             for example in chosen:
                 start, end = self._pack.starts[example : example + 2]
@@ -171,16 +175,16 @@ class Sampler:
             real,
         )
 
-    def _fill(self, task: int, rng: np.random.Generator) -> list[int]:
+    def _fill(self, task: int, rng: np.random.Generator, plain: float) -> list[int]:
         """Choose different examples of a task until the row is full."""
         pools = [
-            rng.permutation(self._examples[kind].get(task, _NONE))[:_ROW_MOST].tolist()
+            rng.permutation(self._examples[kind].get(task, NONE))[:_ROW_MOST].tolist()
             for kind in (PLAIN, INSTRUCTED)
         ]
         chosen: list[int] = []
         room, misses = self._shape[1], 0
         while misses < 3 and any(pools):  # noqa: PLR2004 - a few tries fill rows to the brim
-            pool = pools[PLAIN if rng.random() < self._plain else INSTRUCTED]
+            pool = pools[PLAIN if rng.random() < plain else INSTRUCTED]
             pool = pool or pools[PLAIN] or pools[INSTRUCTED]
             example = int(pool.pop())
             size = int(self._pack.starts[example + 1] - self._pack.starts[example])
@@ -206,17 +210,17 @@ class Sampler:
 
     def _description(self, task: int, rng: np.random.Generator) -> int:
         kind = int(rng.random() < self._terse)
-        group = self._descriptions[kind].get(task, _NONE)
+        group = self._descriptions[kind].get(task, NONE)
         if not len(group):
             group = self._descriptions[1 - kind][task]
         return int(rng.choice(group))
 
 
-_NONE: NDArray[np.int64] = np.empty(0, np.int64)
+NONE: NDArray[np.int64] = np.empty(0, np.int64)
 _ROW_MOST = 48  # examples considered for a row; a row of 512 tokens rarely takes more
 
 
-def _groups(
+def groups_of(
     tasks: NDArray[np.int32], kinds: NDArray[np.int8], kind: int
 ) -> dict[int, NDArray[np.int64]]:
     """Indices of one kind by task."""

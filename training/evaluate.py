@@ -26,7 +26,6 @@ from rich.table import Table
 
 from t2l_router import checkpoint
 from t2l_router.errors import ConfigError, T2LError
-from t2l_router.example_features import Standard
 from t2l_router.generator import AdapterGenerator
 from t2l_router.lora import LoraSpec, LoraWeights
 from training.bench import Bench
@@ -62,7 +61,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
             args.encoder or hypernet.config.encoder,
             lora=checkpoint.encoder_lora(args.checkpoint),
         )
-    features = checkpoint.example_features(args.checkpoint)
     inputs = Inputs(
         tasks,
         examples=[examples for examples, _ in drawn],
@@ -71,7 +69,6 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
         shared=LoraWeights.load_peft(args.multi_task, lora) if args.multi_task else None,
         library=Oracles.load(args.oracles) if args.oracles else None,
         own=own,
-        standard=Standard.load(features) if features else None,
     )
     bench = Bench(inputs, generator, args.max_new_tokens, args.batch)
     bench.load_base(args.base or lora.base_model, device=args.device, dtype=args.dtype)

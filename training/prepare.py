@@ -20,7 +20,7 @@ from t2l_router.config import Settings
 from t2l_router.encoder import TaskEncoder, normalise
 from t2l_router.errors import ConfigError
 from training.corpus import Task, load_tasks
-from training.data import Pack
+from training.data import FULL, RICH, TERSE, Pack
 from training.tokenise import Choice, join, tokenise_all
 
 SHIPPABLE = frozenset({"permissive", "share_alike", "unknown", "own"})
@@ -67,21 +67,21 @@ def build(
         raise ConfigError(f"no example fits into {choice.max_tokens} tokens")
     texts: list[str] = []
     owners: list[int] = []
-    terse: list[int] = []
+    styles: list[int] = []
     for index, (task, _) in enumerate(kept):
         rng = random.Random(f"{choice.seed}/{task.name}/descriptions")  # noqa: S311 - sampling
-        known, short = task.training_descriptions, task.terse_descriptions
+        known, short, full = task.training_descriptions, task.terse_descriptions, [task.definition]
         if by_inputs:
-            known, short = tuple(example.text for example in task.examples("train")), ()
+            known, short, full = tuple(e.text for e in task.examples("train")), (), []
         rich = rng.sample(known, min(descriptions, len(known)))
-        texts += [*rich, *short]
-        owners += [index] * (len(rich) + len(short))
-        terse += [0] * len(rich) + [1] * len(short)
+        texts += [*rich, *short, *full]
+        owners += [index] * (len(rich) + len(short) + len(full))
+        styles += [RICH] * len(rich) + [TERSE] * len(short) + [FULL] * len(full)
     return Pack(
         **join(part for _, part in kept),
         embeddings=_embed(encoder, texts),
         embedding_tasks=np.asarray(owners, np.int32),
-        terse=np.asarray(terse, np.int8),
+        terse=np.asarray(styles, np.int8),
         facts={
             **facts,
             "tasks": [task.name for task, _ in kept],

@@ -22,7 +22,6 @@ class Recipe:
         plain: Share of examples without instruction (definition dropout).
         terse: Share of rows with a terse description.
         mix: Share of rows whose embedding lies between two descriptions of the task.
-        alone: Share of rows with a description but no examples, and of those with examples alone.
         distil: Weight of the base model's own answers with the row's earlier examples in its prompt
             as the target, beside the right answers.
         seed: Of everything drawn.
@@ -41,7 +40,6 @@ class Recipe:
     plain: float = 0.5
     terse: float = 0.35
     mix: float = 0.0
-    alone: float = 0.25
     distil: float = 0.0
     seed: int = 0
 

@@ -3,15 +3,18 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from t2l_router import checkpoint
+from t2l_router.context import Reading
+from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.hypernet import Hypernet
 from training.baselines import SharedAdapter
-from training.conditioning import ConditionedTrainer
 from training.data import Pack
 from training.oracles import TaskAdapters
 from training.trainer import Trainer
@@ -55,7 +58,7 @@ def save(trainer: Trainer, out: Path, described: Pack, *, command: str, seconds:
         else:
             tuned = source.save_encoder(out) if isinstance(source, TunedHypernet) else None
             hypernet = source.hypernet if isinstance(source, TunedHypernet) else source
-            assert isinstance(hypernet, Hypernet)
+            assert isinstance(hypernet, Hypernet | ContextHypernet)
             # Twice the largest seen: room for new descriptions, none for a broken forward.
             limit = 2 * _largest_norm(hypernet, trainer.embeddings())
             hypernet.config = dataclasses.replace(hypernet.config, max_delta_norm=limit)
@@ -64,7 +67,6 @@ def save(trainer: Trainer, out: Path, described: Pack, *, command: str, seconds:
                 out / f"checkpoint{suffix}",
                 card=_card(trainer, run),
                 encoder_lora=tuned,
-                example_features=_standard(trainer, out),
             )
     metrics = {
         "run": run,
@@ -76,10 +78,10 @@ def save(trainer: Trainer, out: Path, described: Pack, *, command: str, seconds:
 
 
 @torch.no_grad()
-def _largest_norm(hypernet: Hypernet, embeddings: Tensor) -> float:
+def _largest_norm(hypernet: Hypernet | ContextHypernet, embeddings: Tensor | Reading) -> float:
     """The largest delta-W norm of a layer over some descriptions."""
     largest = 0.0
-    for rows in embeddings.split(256):
+    for rows in _parts(embeddings):
         for pair in hypernet(rows).values():
             a, b = pair.lora_A, pair.lora_B
             squares = ((b.mT @ b) * (a @ a.mT)).sum((-2, -1))
@@ -87,12 +89,12 @@ def _largest_norm(hypernet: Hypernet, embeddings: Tensor) -> float:
     return largest
 
 
-def _standard(trainer: Trainer, out: Path) -> Path | None:
-    if not isinstance(trainer, ConditionedTrainer):
-        return None
-    path = out / checkpoint.EXAMPLES_FILE
-    trainer.standard.save(path)
-    return path
+def _parts(inputs: Tensor | Reading) -> Iterator[Any]:
+    if isinstance(inputs, Tensor):
+        yield from inputs.split(256)
+        return
+    for start in range(0, len(inputs), 64):
+        yield inputs[list(range(start, min(start + 64, len(inputs))))]
 
 
 def _card(trainer: Trainer, run: dict[str, object]) -> str:

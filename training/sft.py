@@ -19,14 +19,17 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
+from transformers import AutoTokenizer
 
+from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec, LoraWeights
+from t2l_router.reader import ReaderConfig
 from training.base import AdaptedBase, find_model, load_frozen
 from training.baselines import SharedAdapter, start_from
-from training.conditioning import ConditionedTrainer
+from training.context_sampler import Shares
+from training.context_trainer import ContextTrainer
 from training.data import Pack
-from training.example_rows import ExampleRows
 from training.oracles import OracleTrainer, TaskAdapters
 from training.recipe import Recipe
 from training.saving import save
@@ -48,7 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         pack = one_hot(pack)
     _refuse_what_does_not_go_together(args)
     validation = Pack.load(args.validation) if args.validation else None
-    examples = ExampleRows.load(args.examples) if args.examples else None
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Recipe)})
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda":
@@ -67,13 +69,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         rank=args.rank,
     )
     torch.manual_seed(recipe.seed)
-    source = _source(args, spec, pack, examples).to(device)
+    source = _source(args, spec, pack, model.config.hidden_size).to(device)
     base = AdaptedBase(model, spec, dropout=recipe.dropout)
     if args.compile:
         for layer in model.get_decoder().layers:
             layer.compile()
-    if examples is not None:
-        trainer: Trainer = ConditionedTrainer(base, source, pack, recipe, examples=examples)
+    if args.read:
+        trainer: Trainer = _reading_trainer(args, base, source, pack, recipe)
     else:
         kinds = {TaskAdapters: OracleTrainer, TunedHypernet: TunedTrainer}
         trainer = kinds.get(type(source), Trainer)(
@@ -95,37 +97,53 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _refuse_what_does_not_go_together(args: argparse.Namespace) -> None:
     if args.encoder_rank and (args.validation or args.mix or args.system != "t2l"):
         sys.exit("training.sft: --encoder-rank goes with t2l only, without --validation and --mix")
-    if args.examples and (args.validation or args.encoder_rank or args.system != "t2l"):
-        sys.exit("training.sft: --examples goes with t2l only, without --validation")
+    if args.read and (args.validation or args.encoder_rank or args.offset or args.system != "t2l"):
+        sys.exit("training.sft: --read goes with t2l only, without --validation and --offset")
 
 
-def _source(
-    args: argparse.Namespace, spec: LoraSpec, pack: Pack, examples: ExampleRows | None
-) -> nn.Module:
+def _source(args: argparse.Namespace, spec: LoraSpec, pack: Pack, hidden: int) -> nn.Module:
     if args.system == "multi-task":
         return SharedAdapter(spec)
     if args.system == "oracles":
         return TaskAdapters(spec, len(pack.facts["tasks"]))
-    example_dim = examples.standard.width if examples is not None else 0
-    hypernet = Hypernet(
-        HypernetConfig(
-            lora=spec,
-            embedding_dim=pack.embeddings.shape[1] + example_dim,
-            encoder=pack.facts["encoder"],
-            encoder_fingerprint=pack.facts["encoder_fingerprint"],
-            variant=args.variant,
-            latent_size=args.latent_size,
-            dropout=args.hypernet_dropout,
-            example_features=",".join(examples.standard.kinds) if examples is not None else "",
-            example_dim=example_dim,
-        )
+    config = HypernetConfig(
+        lora=spec,
+        embedding_dim=pack.embeddings.shape[1],
+        encoder=pack.facts["encoder"],
+        encoder_fingerprint=pack.facts["encoder_fingerprint"],
+        variant=args.variant,
+        latent_size=args.latent_size,
+        dropout=args.hypernet_dropout,
     )
+    if args.read:
+        depths = tuple(map(int, args.read.split(",")))
+        shape = {"width": args.width, "n_blocks": args.blocks, "copies": not args.no_copy}
+        reader = ReaderConfig(depths=depths, hidden=hidden, **shape)
+        return ContextHypernet(dataclasses.replace(config, reader=reader))
+    hypernet = Hypernet(config)
     if args.offset:
         start_from(hypernet, LoraWeights.load_peft(args.offset, spec))
     if not args.encoder_rank:
         return hypernet
     encoder = find_model(args.encoder or pack.facts["encoder"])
     return TunedHypernet.load(hypernet, encoder, rank=args.encoder_rank, alpha=args.encoder_alpha)
+
+
+def _reading_trainer(
+    args: argparse.Namespace, base: AdaptedBase, source: nn.Module, pack: Pack, recipe: Recipe
+) -> ContextTrainer:
+    directory = find_model(args.base or pack.facts["base_model"])
+    device = str(next(source.parameters()).device)
+    return ContextTrainer(
+        base,
+        source,
+        pack,
+        recipe,
+        model=load_frozen(directory, device=device, dtype=base.model.dtype),
+        tokenizer=AutoTokenizer.from_pretrained(directory, local_files_only=True),
+        shares=Shares(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Shares)}),
+        workers=args.workers,
+    )
 
 
 def _run(trainer: Trainer, state: Path, *, until: int) -> None:
@@ -174,7 +192,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=0, help="so many, at random; 0: all")
     parser.add_argument("--descriptions", type=int, default=0, help="a task; 0: all")
     parser.add_argument("--variant", choices=["L", "M", "S"], default="L")
-    parser.add_argument("--examples", type=Path, help="of training.example_rows: read these too")
     parser.add_argument("--latent-size", type=int, default=128, help="of the hypernetwork")
     parser.add_argument("--hypernet-dropout", type=float, default=0.05)
     parser.add_argument("--snapshots", type=int, default=1, help="checkpoints, evenly spaced")
@@ -184,10 +201,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--encoder-rank", type=int, default=0, help="train the encoder's LoRA too")
     parser.add_argument("--encoder-alpha", type=float, default=32.0)
     parser.add_argument("--encoder", default="", help="directory; default: the pack's encoder")
+    parser.add_argument("--read", default="", help="read tokens, at these depths: 0,10,20,30")
+    parser.add_argument("--width", type=int, default=384, help="of what reads tokens")
+    parser.add_argument("--blocks", type=int, default=2, help="of what reads tokens")
+    parser.add_argument("--no-copy", action="store_true", help="copy no tokens into adapters")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw, with --read")
     parser.add_argument("--device", default="")
     parser.add_argument("--attention", default="", help="e.g. flex_attention; default: the model's")
     parser.add_argument("--compile", action="store_true", help="compile the decoder layers")
-    for field in dataclasses.fields(Recipe):
+    for field in (*dataclasses.fields(Recipe), *dataclasses.fields(Shares)):
         flag = "--" + field.name.replace("_", "-")
         parser.add_argument(flag, type=type(field.default), default=field.default)
     args = parser.parse_args(argv)

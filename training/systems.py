@@ -11,8 +11,8 @@ from training.corpus import Task
 
 Prompt = Literal["input", "definition", "description", "examples"]
 Adapter = Literal[
-    "none", "description", "terse", "shuffled", "random", "input", "ensemble", "nothing",
-    "shared", "average", "arrow", "nearest", "oracle",
+    "none", "description", "definition", "terse", "shuffled", "random", "input", "ensemble",
+    "nothing", "shared", "average", "arrow", "nearest", "oracle",
 ]  # fmt: skip
 Examples = Literal["none", "own", "shuffled"]
 
@@ -56,6 +56,7 @@ SYSTEMS = {
         System("t2l-description", "description", "description"),
         System("t2l-terse", "input", "terse"),
         System("t2l-shuffled", "input", "shuffled"),
+        System("t2l-definition", "input", "definition"),
         System("t2l-random", "input", "random"),
         System("t2l-ensemble", "input", "ensemble"),
         System("t2l-examples", "input", "description", "own"),
@@ -94,12 +95,14 @@ def described(tasks: Sequence[Task], adapter: Adapter, seed: int) -> list[str]:
 
     Args:
         tasks: At least two for ``shuffled``, which gives each task another one's description.
-        adapter: ``description``, ``terse``, ``shuffled`` or ``random``.
+        adapter: ``description``, ``definition``, ``terse``, ``shuffled`` or ``random``.
         seed: Decides which of a task's descriptions.
     """
     pick = _pick(seed)
     if adapter == "random":
         return [random_text(task, seed) for task in tasks]
+    if adapter == "definition":
+        return [task.definition for task in tasks]
     if adapter == "terse":
         return [pick(task, task.terse_descriptions or task.descriptions) for task in tasks]
     texts = [pick(task, task.descriptions) for task in tasks]

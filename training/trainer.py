@@ -73,7 +73,7 @@ class Trainer:
                 synchronisation, so it is passed every 50 steps only).
         """
         last = min(until or self.recipe.steps, self.recipe.steps)
-        for batch in _prefetch(self._sampler, range(self.step, last)):
+        for batch in self._batches(range(self.step, last)):
             loss = self._train(batch)
             self.step += 1
             self.tokens += batch.real_tokens
@@ -108,6 +108,9 @@ class Trainer:
     def _noised(self, embeddings: Tensor) -> Tensor:
         noise = self.recipe.noise * torch.randn_like(embeddings)
         return F.normalize(embeddings + noise, dim=-1)
+
+    def _batches(self, steps: range) -> Iterable[Batch]:
+        return _prefetch(self._sampler, steps)
 
     def _new_sampler(self) -> Sampler:
         return _sampler(self.pack, self.recipe)

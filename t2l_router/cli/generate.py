@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 from safetensors import SafetensorError
 
 from t2l_router import bootstrap
@@ -63,13 +64,16 @@ def command(
     _check_replaceable(directory, force=force)
     with loading() as (enter, progress):
         writing = bootstrap.load_writing(settings, enter=enter, progress=progress)
-        reader = pairs and bootstrap.load_example_reader(settings, writing, enter=enter)
+        reader = None
+        if pairs or writing.generator.reads:
+            reader = bootstrap.load_context_reader(settings, writing, enter=enter)
     start = time.perf_counter()
-    if pairs and reader:
-        embeddings = reader.condition(text, pairs)
+    embeddings = writing.encoder.embed([text or "."])
+    if reader is not None:
+        known = embeddings if text else np.zeros_like(embeddings)
+        (weights,) = writing.generator.generate(reader.read(known, [text or ""], [pairs or []]))
     else:
-        embeddings = writing.encoder.embed([str(text)])
-    (weights,) = writing.generator.generate(embeddings)
+        (weights,) = writing.generator.generate(embeddings)
     milliseconds = (time.perf_counter() - start) * 1_000
     _write(weights, directory)
     n_bytes = sum(file.stat().st_size for file in directory.iterdir())

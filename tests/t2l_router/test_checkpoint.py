@@ -7,7 +7,6 @@ import torch
 
 from t2l_router import checkpoint
 from t2l_router.errors import CheckpointMismatch, GenerationFailed, ModelCorrupt, ModelUnavailable
-from t2l_router.example_features import Standard
 from t2l_router.generator import AdapterGenerator
 from t2l_router.hypernet import Hypernet
 from tests.specs import config, spec
@@ -122,14 +121,7 @@ def test_shipped_checkpoint_loads() -> None:
 
 @pytest.mark.parametrize("name", checkpoint.SHIPPED)
 def test_what_ships_fits_together(name: str) -> None:
-    """Every checkpoint that ships loads, and has how examples are read exactly if it reads any."""
+    """Every checkpoint that ships loads, and the one for examples is the one that reads tokens."""
     config = checkpoint.from_pretrained(name).config
-    path = checkpoint.example_features(name)
 
-    assert (path is None) == (config.example_dim == 0)
-    if path is not None:
-        standard = Standard.load(path)
-        assert (config.example_features, config.example_dim) == (
-            ",".join(standard.kinds),
-            standard.width,
-        )
+    assert (config.reader is not None) == (name == "default-examples")

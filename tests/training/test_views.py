@@ -45,9 +45,9 @@ def test_fewer_descriptions(pack) -> None:
     """So many of each style a task."""
     part = take(pack, descriptions=1)
     for task in range(3):
-        assert sorted(part.terse[part.embedding_tasks == task]) == [0, 1]
+        assert sorted(part.terse[part.embedding_tasks == task]) == [0, 1, 2]
     assert part.facts["tasks"] == pack.facts["tasks"]
-    assert len(part.facts["descriptions"]) == len(part.embeddings) == 6
+    assert len(part.facts["descriptions"]) == len(part.embeddings) == 9
     assert np.array_equal(part.tokens, pack.tokens)
     assert take(pack) is pack
 

@@ -1,6 +1,5 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -8,9 +7,10 @@ from transformers import AutoConfig
 
 from t2l_router import checkpoint
 from t2l_router.cli.main import main
-from t2l_router.example_features import Standard
-from t2l_router.hypernet import Hypernet, HypernetConfig
+from t2l_router.context_hypernet import ContextHypernet
+from t2l_router.hypernet import HypernetConfig
 from t2l_router.lora import LoraSpec
+from t2l_router.reader import ReaderConfig
 
 EXAMPLES = [{"input": "I loved it", "output": "good"}, {"input": "So dull", "output": "bad"}]
 
@@ -45,33 +45,29 @@ def test_neither_description_nor_examples(tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def conditioned(tiny_base, minilm, tmp_path_factory):
-    """A hypernetwork for the tiny model that reads examples, with random weights."""
+    """A hypernetwork for the tiny model that reads tokens, with random weights."""
+    config = AutoConfig.from_pretrained(tiny_base.path)
     spec = LoraSpec.from_config(
-        AutoConfig.from_pretrained(tiny_base.path),
+        config,
         base_model=tiny_base.name,
         base_fingerprint=tiny_base.fingerprint,
         targets=["q_proj", "v_proj"],
         rank=4,
     )
     torch.manual_seed(0)
-    hypernet = Hypernet(
+    hypernet = ContextHypernet(
         HypernetConfig(
             spec,
-            768,
+            384,
             "sentence-transformers/all-MiniLM-L6-v2",
             minilm.fingerprint,
-            example_features="pairs",
-            example_dim=384,
+            reader=ReaderConfig((0, 1), config.hidden_size, width=32, n_heads=4),
         )
     )
-    for head in hypernet.heads.values():
-        torch.nn.init.normal_(head.weight, std=0.02)
+    for head in hypernet.head_B.values():
+        torch.nn.init.normal_(head.weight, std=0.1)
     folder = tmp_path_factory.mktemp("conditioned")
-    ones = np.ones(384, np.float32)
-    Standard(("pairs",), (384,), 0 * ones, ones).save(folder / "standard.safetensors")
-    checkpoint.save_pretrained(
-        hypernet, folder / "hypernet", card="", example_features=folder / "standard.safetensors"
-    )
+    checkpoint.save_pretrained(hypernet, folder / "hypernet", card="")
     return folder / "hypernet"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from adapters_store.records import AdapterRecord, AuditEntry, Description, State
 from t2l_router.admin.acting import (
@@ -39,7 +39,7 @@ class Judgement(Body):
 class Pin(Body):
     """Whether every kind of removal is forbidden."""
 
-    pinned: bool
+    pinned: StrictBool
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from pydantic import StrictBool
 
 from adapters_store.records import AliasSpan
 from t2l_router.admin.acting import Acting, Body, Limit, Name, Page, Ref, page_of
@@ -15,7 +16,7 @@ class AliasTarget(Body):
     """What an alias is to name; *move* takes it away from another adapter."""
 
     ref: Ref
-    move: bool = False
+    move: StrictBool = False
 
 
 class AliasRoutes:

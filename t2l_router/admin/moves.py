@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any, BinaryIO, cast
 
 from fastapi import APIRouter, Request, Response
-from pydantic import Field, StringConstraints
+from pydantic import Field, StrictInt, StringConstraints
 from starlette.exceptions import HTTPException
 
 from adapters_store import AdapterRecord, Task, imports, transfer
@@ -41,7 +41,7 @@ class Search(Body):
     """What to look for; in the body, because descriptions don't belong into proxies' logs."""
 
     text: _Text
-    limit: int = Field(5, ge=1, le=MOST)
+    limit: StrictInt = Field(5, ge=1, le=MOST)
 
 
 class MoveRoutes:

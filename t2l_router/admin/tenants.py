@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import Field, StringConstraints
+from pydantic import Field, StrictInt, StringConstraints
 
 from adapters_store.keys import ApiKey, Scope
 from adapters_store.quotas import Quota, Usage
@@ -13,7 +13,7 @@ from adapters_store.reports import Space, Stats
 from adapters_store.spending import DayOfUse, RateLimit
 from t2l_router.admin.acting import MOST, Acting, Body, Name, Ref, require_operator
 
-_Count = Annotated[int | None, Field(ge=0, le=2**53)]
+_Count = Annotated[StrictInt | None, Field(ge=0, le=2**53)]
 
 
 class NewKey(Body):

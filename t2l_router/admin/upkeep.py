@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import Field
+from pydantic import Field, StrictBool, StrictInt
 
 from adapters_store.dedupe import Cluster, Kind
 from adapters_store.errors import Conflict
@@ -24,10 +24,10 @@ class Pruning(Body):
     """What may be removed; without *apply* it is only told."""
 
     filters: list[Filter] = Field([], max_length=20)
-    to_quota: bool = False
-    purge_after_s: int = Field(_WEEK_S, ge=0, le=10 * _YEAR_S)
-    stray_after_s: int = Field(3_600, ge=60, le=10 * _YEAR_S)
-    apply: bool = False
+    to_quota: StrictBool = False
+    purge_after_s: StrictInt = Field(_WEEK_S, ge=0, le=10 * _YEAR_S)
+    stray_after_s: StrictInt = Field(3_600, ge=60, le=10 * _YEAR_S)
+    apply: StrictBool = False
 
 
 class Merging(Body):

@@ -47,3 +47,22 @@ def test_bad_body(url, keys, record, body):
 
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("POST", "/prune", {"apply": 1}, "apply"),
+        ("POST", "/prune", {"apply": "true"}, "apply"),
+        ("POST", "/prune", {"purge_after_s": False}, "purge_after_s"),
+        ("PUT", "/limits", {"tokens_per_day": True}, "tokens_per_day"),
+        ("PUT", "/quota", {"max_adapters": "7"}, "max_adapters"),
+        ("PUT", "/adapters/x/pin", {"pinned": "no"}, "pinned"),
+        ("POST", "/search", {"text": "x", "limit": "3"}, "limit"),
+    ],
+)
+def test_no_guessing(ask, method, path, body, param):
+    """A value of another type is refused: what removes things or sets limits is not guessed."""
+    answer = ask(method, path, tenant="local", json=body)
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

@@ -1,5 +1,5 @@
 """
-Requests that nobody would send, by Hypothesis, to every route of the application.
+Requests that nobody would send, of what Hypothesis draws, to every route of the application.
 
     python -m tests.conformance.fuzz [--cases N] [--out tests/bench/results]
 
@@ -15,17 +15,20 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import quote
 
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.bench.report import publish
 from tests.conformance.inprocess import Asked, Attack, application
 
-TOGETHER = 6  # requests an example: more would be more than Hypothesis draws for one
+TOGETHER = 50  # requests an example
 HOSTILE = (
     "../../etc/passwd", "a\r\nSet-Cookie: x=1", "\0", "\ud800", "﷽" * 200, "' OR 1=1 --",
     "{{7*7}}", "t2l:", "t2l:base", "t2l-" + "0" * 32, "%00", "%2e%2e%2f", "-1", "NaN", "",
@@ -50,6 +53,20 @@ ADMIN = (
     "duplicates", "prune", "verify", "keys", "blobs/{}",
 )  # fmt: skip
 
+MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal")
+ADMIN_FIELDS = (
+    "description", "text", "limit", "ref", "move", "state", "pinned", "add", "remove", "name",
+    "scopes", "expires_at", "filters", "to_quota", "purge_after_s", "apply", "others", "by",
+    "max_adapters",
+)  # fmt: skip
+QUERY = (
+    "tenant", "limit", "cursor", "filter", "ref", "top", "deleted", "by", "threshold", "days",
+)  # fmt: skip
+HEADERS = (
+    "x-t2l-description", "x-t2l-session", "x-request-id", "content-type", "traceparent",
+    "x-openwebui-chat-id", "accept", "origin",
+)  # fmt: skip
+
 texts = st.sampled_from(HOSTILE) | st.text(max_size=30)
 scalars = (
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | texts
@@ -60,13 +77,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
     max_leaves=8,
 )
-messages = st.lists(
-    st.fixed_dictionaries(
-        {"role": st.sampled_from(("user", "system", "assistant", "tool", "developer")) | texts},
-        optional={"content": values, "name": values, "tool_calls": values, "tool_call_id": values},
-    ),
-    max_size=4,
-)
 SOUND = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], "prompt": "hi"}
 
 
@@ -75,55 +85,79 @@ def encoded(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-@st.composite
-def attacks(draw: st.DrawFn) -> Attack:
-    """Draw a request to any route, near to a sound one or far from it."""
-    leaves_after = draw(st.none() | st.integers(0, 3)) if draw(st.integers(0, 19)) == 0 else None
-    kind = draw(
-        st.sampled_from(("fields", "fields", "fields", "messages", "bytes", "admin", "any"))
-    )
-    headers = {"content-type": b"application/json"}
-    if draw(st.integers(0, 9)) == 0:
-        name = draw(
-            st.sampled_from(
-                ("x-t2l-description", "x-t2l-session", "x-request-id", "content-type",
-                 "traceparent", "x-openwebui-chat-id", "accept")
-            )
-        )  # fmt: skip
-        value = draw(st.binary(max_size=60))
-        # These three bytes would end the header: the client, not the server, refuses them.
-        headers[name] = bytes(byte for byte in value if byte not in b"\r\n\0").strip()
-    if kind == "admin":
-        place = draw(st.sampled_from(ADMIN)).replace("{}", quote(_sound(draw(texts)), safe=""))
-        query = draw(
-            st.dictionaries(
-                st.sampled_from(("tenant", "limit", "cursor", "filter", "ref", "top", "deleted")),
-                texts,
-                max_size=2,
-            )
-        )
-        asked = "&".join(f"{name}={quote(_sound(value))}" for name, value in query.items())
-        method = draw(st.sampled_from(("GET", "POST", "PUT", "PATCH", "DELETE")))
-        return Attack(
-            method, f"/admin/{place}?{asked}", encoded(draw(values)), headers, leaves_after
-        )
-    if kind == "any":
-        method = draw(st.sampled_from(("GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE")))
-        path = "/" + quote(_sound(draw(texts)), safe="/%")
-        return Attack(method, draw(st.sampled_from(("", "/v1", "/v1/models"))) + path, b"", headers)
-    path = draw(st.sampled_from(POSTED))
-    if kind == "bytes":
-        start = draw(st.sampled_from((b"", b"{", b"[" * 500, b'{"messages":', encoded(SOUND))))
-        return Attack("POST", path, start + draw(st.binary(max_size=200)), headers, leaves_after)
-    body: dict[str, Any] = dict(SOUND)
-    if kind == "messages":
-        body["messages"] = draw(messages)
-    body |= draw(st.dictionaries(st.sampled_from(CHAT_FIELDS), values, max_size=3))
-    return Attack("POST", path, encoded(body), headers, leaves_after)
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """
+    Requests put together of what Hypothesis has drawn: drawing each costs more than answering it.
+
+    Args:
+        random: Chooses, the same for the same seed.
+        values: To choose from.
+        texts: To choose from.
+        noise: Bytes to choose from.
+    """
+
+    random: Random
+    values: list[Any]
+    texts: list[str]
+    noise: list[bytes]
+
+    def attack(self) -> Attack:
+        """A request to any route, near to a sound one or far from it."""
+        random = self.random
+        leaves_after = random.randrange(4) if random.random() < 0.03 else None
+        kind = random.choice(("fields", "fields", "messages", "bytes", "admin", "admin", "any"))
+        headers = self._headers()
+        if kind == "admin":
+            place = random.choice(ADMIN).replace("{}", quote(self._path(), safe=""))
+            names = random.sample(QUERY, random.randrange(3))
+            query = "&".join(f"{name}={quote(self._path())}" for name in names)
+            method = random.choice(("GET", "GET", "POST", "PUT", "PATCH", "DELETE"))
+            body = random.choice((self._object(ADMIN_FIELDS), random.choice(self.values)))
+            path = f"/admin/{place}?{query}"
+            return Attack(method, path, encoded(body), headers, leaves_after)
+        if kind == "any":
+            method = random.choice(("GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE"))
+            start = random.choice(("", "/v1", "/v1/models"))
+            return Attack(method, f"{start}/{quote(self._path(), safe='/%')}", b"", headers)
+        path = random.choice(POSTED)
+        if kind == "bytes":
+            starts = (b"", b"{", b"[" * 500, b'{"messages":', encoded(SOUND))
+            content = random.choice(starts) + random.choice(self.noise)
+            return Attack("POST", path, content, headers, leaves_after)
+        body = dict(SOUND)
+        if kind == "messages":
+            body["messages"] = [self._object(MESSAGE_FIELDS) for _ in range(random.randrange(4))]
+        body |= self._object(CHAT_FIELDS)
+        return Attack("POST", path, encoded(body), headers, leaves_after)
+
+    def _headers(self) -> dict[str, bytes]:
+        headers = {"content-type": b"application/json"}
+        if self.random.random() < 0.1:
+            value = self.random.choice(self.noise)[:60]
+            # These three bytes would end the header: the client, not the server, refuses them.
+            plain = bytes(byte for byte in value if byte not in b"\r\n\0").strip()
+            headers[self.random.choice(HEADERS)] = plain
+        return headers
+
+    def _object(self, fields: Sequence[str]) -> dict[str, Any]:
+        names = self.random.sample(fields, self.random.randrange(4))
+        found = {name: self.random.choice(self.values) for name in names}
+        if "role" in fields:
+            found["role"] = self.random.choice(("user", "system", "tool", *self.texts[:1]))
+        return found
+
+    def _path(self) -> str:
+        return self.random.choice(self.texts).encode(errors="replace").decode()
 
 
-def _sound(text: str) -> str:
-    return text.encode(errors="replace").decode()
+mixes = st.builds(
+    Mix,
+    st.integers(0, 2**63).map(Random),
+    st.lists(values, min_size=12, max_size=20),
+    st.lists(texts, min_size=6, max_size=12),
+    st.lists(st.binary(max_size=200), min_size=3, max_size=6),
+)
 
 
 def judge(asked: Asked, attack: Attack, statuses: Counter[str]) -> None:
@@ -164,14 +198,15 @@ def run(cases: int, number: int = 0) -> Counter[str]:
         @seed(number)
         @settings(
             max_examples=max(1, cases // TOGETHER),
+            phases=[Phase.generate],  # what fails is told whole
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         )
-        @given(st.lists(attacks(), min_size=TOGETHER, max_size=TOGETHER))
-        def attacked(drawn: list[Attack]) -> None:
-            for attack in drawn:
-                judge(asked, attack, statuses)
+        @given(mixes)
+        def attacked(mix: Mix) -> None:
+            for _ in range(TOGETHER):
+                judge(asked, mix.attack(), statuses)
 
         attacked()
     return statuses

@@ -92,6 +92,9 @@ def routes_behind(check: Callable[[Request], Awaitable[None]]) -> type[APIRoute]
 
             async def let_in(request: Request) -> Response:
                 await check(request)
+                if self.body_field is not None:
+                    # Kept by the request; read by FastAPI, one that is too large would be a 400.
+                    await request.body()
                 return await answer(request)
 
             return let_in

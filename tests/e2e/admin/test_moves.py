@@ -108,7 +108,7 @@ WRONG = {
     ),
     "bad description": ({**echo_files("a"), MANIFEST_FILE: manifest("a\0b")}, "description"),
     "a bomb": (bomb(WEIGHTS_FILE, 2 * MAX_IMPORT_BYTES), "at most"),
-    "a crowd": (crowded(24_000), "too many entries"),
+    "a crowd": (crowded(20_000), "too many entries"),
 }
 
 

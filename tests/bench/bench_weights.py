@@ -3,7 +3,8 @@ What the forms of a base model's weights cost on this host, for one row, a few a
 
     python -m tests.bench.bench_weights --out tests/bench/results
 
-Every form multiplies the same matrices in turn, enough of them not to stay in a cache.
+Every form multiplies matrices of the same shape in turn, enough of them not to stay in a cache.
+Native ones are there where the kernels run; those in 4 bits as a Q4_1 file gives them.
 """
 
 import argparse
@@ -15,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from t2l_router.engines.quantise import Int4Linear, Int8Linear, PackedLinear
+from t2l_router import config
+from t2l_router.engines.native.build import library
+from t2l_router.engines.native.weights import NativeLinear
+from t2l_router.engines.quantise import GROUP, Int4Linear, Int8Linear, PackedLinear
 from tests.bench.report import publish, spread
 
 SHAPES = {"attention": (576, 576), "mlp": (1_536, 576), "output": (49_152, 576)}
@@ -37,13 +41,30 @@ def forms(d_out: int, d_in: int) -> dict[str, tuple[list[nn.Module], torch.dtype
     for linear in linears:
         linear.requires_grad_(requires_grad=False)
     bfloat16 = [nn.Linear(d_in, d_out, bias=False, dtype=torch.bfloat16) for _ in range(n)]
-    return {
+    made: dict[str, tuple[list[nn.Module], torch.dtype]] = {
         "float32": (list(linears), torch.float32),
         "plain": (list(bfloat16), torch.bfloat16),
         "bfloat16": ([PackedLinear(linear) for linear in linears], torch.bfloat16),
         "int8": ([Int8Linear(linear) for linear in linears], torch.bfloat16),
         "int4": ([Int4Linear(linear) for linear in linears], torch.bfloat16),
     }
+    kernels = library(config.load({}).cache_dir)
+    if kernels is not None:
+        made["native"] = ([NativeLinear(linear, kernels) for linear in linears], torch.bfloat16)
+        for linear in linears:
+            linear.weight.copy_(in_4_bits(linear.weight))
+        made["native_4"] = ([NativeLinear(linear, kernels) for linear in linears], torch.bfloat16)
+    return made
+
+
+def in_4_bits(weight: Tensor) -> Tensor:
+    """The weights of a Q4_1 file."""
+    groups = weight.unflatten(1, (-1, GROUP))
+    least, most = groups.amin(dim=-1, keepdim=True), groups.amax(dim=-1, keepdim=True)
+    scales, zeros = ((most - least) / 15).half().float(), least.half().float()
+    integers = ((groups - least) / ((most - least) / 15)).round()
+    made: Tensor = (integers * scales + zeros).flatten(1)
+    return made
 
 
 @torch.inference_mode()

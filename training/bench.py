@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from t2l_router.chat_format import render
 from t2l_router.context import ContextReader, Reading
+from t2l_router.engines.native.build import library
 from t2l_router.engines.quantise import quantise
 from t2l_router.engines.slots import SlotBank
 from t2l_router.errors import ConfigError, GenerationFailed
@@ -68,7 +69,11 @@ class Bench:
         """Load the base model, as it is served with *dtype*, and open it for adapters."""
         directory = find_model(base)
         self._model = load_frozen(directory, device=device, dtype=torch.bfloat16)
-        if dtype != "bfloat16":
+        if dtype == "auto" and device == "cpu":
+            from t2l_router import config  # noqa: PLC0415 - machines that train lack pydantic
+
+            quantise(self._model, "bfloat16", library(config.load({}).cache_dir))
+        elif dtype not in ("auto", "bfloat16"):
             quantise(self._model, dtype)
         self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         self._bank = SlotBank(self._model, self.generator.spec, _SLOTS)

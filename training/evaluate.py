@@ -183,9 +183,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype",
-        choices=["bfloat16", "int8", "int4"],
+        choices=["auto", "bfloat16", "int8", "int4"],
         default="bfloat16",
-        help="as served with it",
+        help="as served with it; bfloat16 is transformers' own",
     )
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32, help="prompts answered together")

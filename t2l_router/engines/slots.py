@@ -126,7 +126,9 @@ class SlotBank:
         for module in spec.modules:
             a, b = self._slots[module.name]
             a[:, slot, : spec.rank].copy_(weights.lora_A[module.name])
-            b[:, slot, :, : spec.rank].copy_(weights.lora_B[module.name] * spec.scaling)
+            # The slot's numbers first: in the file's, often bfloat16, the product would be rounded.
+            lora_b = weights.lora_B[module.name].to(b.dtype)
+            b[:, slot, :, : spec.rank].copy_(lora_b * spec.scaling)
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:

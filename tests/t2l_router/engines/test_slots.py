@@ -67,6 +67,20 @@ def test_slot_equals_peft_equals_merged(tiny_base: LocalModel, tmp_path) -> None
     check_agreement(tiny_base, tmp_path, size=0.2)
 
 
+def test_scale_is_not_rounded(tiny_base: LocalModel) -> None:
+    """A slot holds the product of scale and weights, not the nearest that fits the file's form."""
+    shape = spec_of(tiny_base, rank=8)  # scale 16 / sqrt 8: no power of two
+    weights = adapter(shape)
+    bank = SlotBank(load(tiny_base), shape, n_slots=1)
+    bank.insert(1, weights)
+
+    for module in shape.modules:
+        lora_b = weights.lora_B[module.name]
+        assert lora_b.dtype == torch.bfloat16
+        held = bank._slots[module.name][1][:, 1]
+        torch.testing.assert_close(held, shape.scaling * lora_b.float(), rtol=1e-6, atol=0)
+
+
 def test_slot_equals_peft_equals_merged_on_gemma(tiny_gemma: LocalModel, tmp_path) -> None:
     """On a Gemma whose queries are wider than its hidden state."""
     check_agreement(tiny_gemma, tmp_path, size=0.2)

@@ -19,6 +19,7 @@ from t2l_router.lora import LoraSpec
 from tests.specs import adapter
 
 D_OUT, D_IN = 48, 96
+TARGETS = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 N_ROWS = 11  # more than the kernels take at once
 
 
@@ -108,7 +109,7 @@ def make_batch(kernels=None):
         base_model="tiny",
         base_fingerprint="0" * 64,
         rank=4,
-        targets=("q_proj", "v_proj", "o_proj", "up_proj", "down_proj"),
+        targets=TARGETS,
     )
     quantise(model, "bfloat16", kernels)
     bank = SlotBank(model, spec, 2)
@@ -163,6 +164,20 @@ def test_rows_of_a_step_do_not_depend_on_each_other(kernels):
     batch = make_batch(kernels)
     for want, row in zip(together, some_rows(), strict=True):
         torch.testing.assert_close(decoded(batch, [row], 5)[0], want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("module", TARGETS)
+def test_poisoned_adapter(kernels, module):
+    """Numbers that aren't finite show in the logits of their own row, whichever module has them."""
+    batch = make_batch(kernels)
+    weights = adapter(batch._slots.spec, seed=1, size=0.1)
+    weights.lora_B[module][0, 0, 0] = float("nan")
+    batch._slots.insert(1, weights)
+
+    found = decoded(batch, some_rows(), 1)
+
+    poisoned = [row.slot == 1 for row in some_rows()]
+    assert [not one.isfinite().all() for one in found] == poisoned
 
 
 def test_built_once(kernels, tmp_path, monkeypatch):

@@ -174,10 +174,11 @@ def test_poisoned_adapter(kernels, module):
     weights.lora_B[module][0, 0, 0] = float("nan")
     batch._slots.insert(1, weights)
 
-    found = decoded(batch, some_rows(), 1)
+    rows = [Row(i % 3, [5 + i], 9) for i in range(N_ROWS)]  # nothing is read before the step
 
-    poisoned = [row.slot == 1 for row in some_rows()]
-    assert [not one.isfinite().all() for one in found] == poisoned
+    found = decoded(batch, rows, 1)
+
+    assert [not one.isfinite().all() for one in found] == [row.slot == 1 for row in rows]
 
 
 def test_built_once(kernels, tmp_path, monkeypatch):

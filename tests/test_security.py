@@ -1,7 +1,6 @@
 """docs/security.md: each line names a test that there is; and hostile text in every field."""
 
 import json
-import logging
 import re
 
 import pytest
@@ -55,7 +54,6 @@ def test_proof_exists(path, test):
 
 @pytest.fixture(scope="module", name="asked")
 def _asked(tmp_path_factory):
-    logging.getLogger("t2l_router").setLevel(logging.CRITICAL)
     with application(tmp_path_factory.mktemp("hostile")) as asked:
         yield asked
 

@@ -29,16 +29,18 @@ def command(settings: Settings) -> None:
     logs.set_up(settings.log_level, settings.log_format)
     flags = dict(click.get_current_context().params)
     doors = open_doors(settings)
+    if settings.workers > 1 or doors.network_host is not None:
+        # What would keep a process from starting is told once, before any promise; and the library
+        # is there for all of them.
+        with storage.open_library(settings, actor="server") as store:
+            if doors.network_host is not None:
+                process.require_key(store, doors.network_host)
     click.echo(f"t2l serves {_url(doors.main)}/v1 - Ctrl-C stops it", err=True)
     if doors.admin is not None:
         click.echo(f"/admin and /metrics are at {_url(doors.admin)}", err=True)
     if settings.workers == 1:
         process.serve(settings, flags, doors)
         return
-    # What would keep every worker from starting is told once; and the library is there for them.
-    with storage.open_library(settings, actor="server") as store:
-        if doors.network_host is not None:
-            process.require_key(store, doors.network_host)
     # Lazy: a single process needs none of it.
     from t2l_router.cli.workers import Workers  # noqa: PLC0415
 

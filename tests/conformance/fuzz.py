@@ -10,7 +10,6 @@ this process, as `t2l serve` puts it together, but without a socket.
 
 import argparse
 import json
-import logging
 import tempfile
 import time
 import traceback
@@ -189,7 +188,6 @@ def run(cases: int, number: int = 0) -> Counter[str]:
         number: Seed of what is drawn.
     """
     statuses: Counter[str] = Counter()
-    logging.getLogger("t2l_router").setLevel(logging.CRITICAL)
     with (
         tempfile.TemporaryDirectory(prefix="t2l-fuzz-") as directory,
         application(Path(directory)) as asked,

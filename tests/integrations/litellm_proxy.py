@@ -44,7 +44,18 @@ def proxy(config: Path, **variables: str) -> Iterator[str]:
     home = environment()
     kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}  # noqa: TID251
     process = subprocess.Popen(
-        [home / "bin" / "litellm", "--config", config, "--host", "127.0.0.1", "--port", str(port)],
+        [
+            home / "bin" / "litellm",
+            "--config",
+            config,
+            "--host",
+            "127.0.0.1",
+            # By default it closes idle connections after as long as clients keep them.
+            "--port",
+            str(port),
+            "--keepalive_timeout",
+            "300",
+        ],
         env=kept
         | {
             "PYTHONPATH": str(ROOT),

@@ -80,6 +80,7 @@ def publish(
         "metrics": metrics,
     }
     if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
         (out / f"{name}--cpu.json").write_text(json.dumps(document, indent=1) + "\n")
     print(json.dumps(document))
 

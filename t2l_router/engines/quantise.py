@@ -61,6 +61,7 @@ class PackedLinear(nn.Linear):
         return weight.bfloat16()
 
     def _few(self, rows: Tensor) -> Tensor:
+        """Multiply few rows by the rounded weights, without the bias; every form has its own."""
         raise NotImplementedError
 
 

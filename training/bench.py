@@ -55,6 +55,8 @@ class Bench:
         generator: Writes the adapters.
         max_new_tokens: Longest answer.
         batch: Prompts answered together.
+        only_first_line: Whether answers end at a line break. A pretrained model writes the next
+            input behind its answer; told in the prompt or by an adapter, all are cut alike.
         refused: Adapters that the generator refused to write; the base model answered instead, as
             it does when serving.
     """
@@ -63,6 +65,7 @@ class Bench:
     generator: AdapterGenerator
     max_new_tokens: int
     batch: int
+    only_first_line: bool = False
     refused: int = 0
 
     def load_base(self, base: str, *, device: str, dtype: str = "bfloat16") -> None:
@@ -199,7 +202,7 @@ class Bench:
                 label=label,
             )
             for i, text in zip(chosen, said, strict=True):
-                answers[i] = text
+                answers[i] = _first_line(text) if self.only_first_line else text
         return answers
 
     def _insert(self, adapters: Sequence[int], make: Make) -> Iterator[tuple[int | None, int]]:
@@ -225,6 +228,11 @@ class Bench:
         prefill = example.facts.get("prefill", "")
         begun: list[int] = self._tokenizer(prefill, add_special_tokens=False)["input_ids"]
         return ids + begun
+
+
+def _first_line(text: str) -> str:
+    """Cut an answer at its first line break; line breaks before it are no end."""
+    return text.strip().partition("\n")[0].rstrip()
 
 
 def _needed(value: _T | None, system: System, flag: str) -> _T:

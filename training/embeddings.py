@@ -3,8 +3,9 @@ Description embeddings computed once and carried to machines that have no encode
 
     python -m training.embeddings --corpus DIR --splits validation --out embeddings.safetensors
 
-The file holds every description of the splits' tasks, the random strings of the ``t2l-random``
-system, and with ``--inputs N`` the N test inputs a task that ``training.evaluate --limit N`` draws.
+The file holds every description of the splits' tasks, their definitions, the random strings of the
+``t2l-random`` system, and with ``--inputs N`` the N test inputs a task that
+``training.evaluate --limit N`` draws.
 """
 
 import argparse
@@ -123,7 +124,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     tasks = load_tasks(args.corpus, args.splits.split(","))
-    texts = {text for t in tasks for text in (*t.descriptions, *t.terse_descriptions)}
+    texts = {
+        text
+        for task in tasks
+        for text in (*task.descriptions, *task.terse_descriptions, task.definition)
+    }
     texts |= {random_text(task, seed) for task in tasks for seed in range(_DRAWS)}
     if args.inputs:
         for task in tasks:

@@ -70,7 +70,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
         library=Oracles.load(args.oracles) if args.oracles else None,
         own=own,
     )
-    bench = Bench(inputs, generator, args.max_new_tokens, args.batch)
+    bench = Bench(
+        inputs, generator, args.max_new_tokens, args.batch, only_first_line=args.first_line
+    )
     bench.load_base(args.base or lora.base_model, device=args.device, dtype=args.dtype)
     metrics: dict[str, dict[str, object]] = {}
     results: dict[str, object] = {}
@@ -137,6 +139,7 @@ def _setup_facts(
         "descriptions": args.descriptions,
         "seed": args.seed,
         "max_new_tokens": args.max_new_tokens,
+        "first_line": args.first_line,
         "templates": args.templates,
         "label": args.label,
     }
@@ -188,6 +191,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="as served with it; bfloat16 is transformers' own",
     )
     parser.add_argument("--max-new-tokens", type=int, default=32)
+    parser.add_argument(
+        "--first-line",
+        action="store_true",
+        help="cut every system's answers at a line break: for models that don't end them",
+    )
     parser.add_argument("--batch", type=int, default=32, help="prompts answered together")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)

@@ -156,6 +156,35 @@ def test_inputs_are_answered_in_turns(corpus, trained, tiny_base, oracles, monke
     assert texts[2] == texts[128]
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_first_line_cuts_every_systems_answers(
+    corpus, trained, tiny_base, monkeypatch, cut
+) -> None:
+    """What a pretrained model writes behind its answer counts, unless all answers are cut."""
+    monkeypatch.setattr(bench, "answer", lambda *args, **_: ["\n red \nblue\n" for _ in args[-1]])
+    said = []
+    real = bench.score_task
+    monkeypatch.setattr(
+        bench, "score_task", lambda task, examples, answers: (
+            said.extend(answers), real(task, examples, answers))[1]
+    )  # fmt: skip
+    words = arguments(corpus, trained, tiny_base, systems="base,few-shot,t2l")
+
+    results = evaluate.evaluate(evaluate.parse([*words, "--first-line"] if cut else words))
+
+    assert said == ["red" if cut else "\n red \nblue\n"] * 3 * 6
+    assert results["setup"]["first_line"] is cut
+
+
+def test_stored_embeddings_hold_what_systems_are_told(corpus, trained) -> None:
+    """Definitions and random strings are stored, too: other machines have no encoder."""
+    tasks = load_tasks(corpus, ["train", "validation"])
+    encoder = embeddings.StoredEmbeddings(trained / "embeddings")
+
+    for kind in ("description", "definition", "terse", "shuffled", "random"):
+        assert encoder.embed(described(tasks, kind, 2)).shape == (len(tasks), 24)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,7 +15,10 @@ from typing import Any
 
 import click
 
-from t2l_router import bootstrap
+from adapters_store.errors import StoreError
+from adapters_store.reports import Reports
+from t2l_router import bootstrap, storage
+from t2l_router.choice import BASE, PREFIX
 from t2l_router.cli.loading import loading
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import FAILURE, Column, Output, output_option, size
@@ -51,7 +54,8 @@ def command(settings: Settings, out: Output) -> None:
     """
     Check the environment, the models, the disk and the device.
 
-    The last check loads everything and writes an adapter. Ends with exit code 1 if a check fails.
+    The last check loads everything and has a new adapter answer, in a library of its own that is
+    removed again. Ends with exit code 1 if a check fails.
     """
     checks = list(_checks(settings))
     rows: list[dict[str, Any]] = [
@@ -75,12 +79,15 @@ def _checks(settings: Settings) -> Iterator[Check]:
     yield _check("device", lambda: _device(settings))
     yield _check("data directory", lambda: _room(settings.data_dir))
     yield _check("cache directory", lambda: _room(settings.cache_dir))
+    yield _check("library", lambda: _library(settings))
     yield _check("port", lambda: _port(settings.host, settings.port))
-    needed = [
-        _check("base model", lambda: _model(settings, settings.base_model)),
-        _check("hypernetwork", lambda: _hypernet(settings)),
-        _check("encoder", lambda: _encoder(settings)),
-    ]
+    needed: list[Check] = []
+    if settings.engine != "echo":
+        needed = [
+            _check("base model", lambda: _model(settings, settings.base_model)),
+            _check("hypernetwork", lambda: _hypernet(settings)),
+            _check("encoder", lambda: _encoder(settings)),
+        ]
     yield from needed
     if all(check.ok for check in needed):
         yield _check("answer", lambda: _answer(settings))
@@ -89,7 +96,7 @@ def _checks(settings: Settings) -> Iterator[Check]:
 def _check(name: str, look: Callable[[], str]) -> Check:
     try:
         return Check(name, ok=True, found=look())
-    except (T2LError, OSError) as error:
+    except (T2LError, StoreError, OSError) as error:
         return Check(name, ok=False, found=str(error))
 
 
@@ -114,6 +121,15 @@ def _room(directory: Path) -> str:
             "T2L_DATA_DIR and T2L_CACHE_DIR elsewhere"
         )
     return f"{directory}, {size(free)} free"
+
+
+def _library(settings: Settings) -> str:
+    """Open the library as the server does, which makes one where there is none."""
+    with storage.open_library(settings, actor=storage.operator()) as store:
+        states = Reports(store.ledger).stats(top=0).by_state
+        n_adapters = sum(n for state, n in states.items() if state != "deleted")
+        where = store.ledger.database.url.render_as_string(hide_password=True)
+    return f"{where}, adapters: {n_adapters}"
 
 
 def _port(host: str, port: int) -> str:
@@ -152,25 +168,39 @@ def _encoder(settings: Settings) -> str:
 
 
 def _answer(settings: Settings) -> str:
-    with loading() as (enter, progress):
-        router = bootstrap.build_router(settings, enter=enter, progress=progress)
-    return asyncio.run(_first_token(router))
+    with tempfile.TemporaryDirectory(prefix="t2l-doctor-") as directory:
+        own = {"data_dir": Path(directory), "library_database": None, "library_blobs": None}
+        with loading() as (enter, progress):
+            router = bootstrap.build_router(
+                settings.model_copy(update={**own, "library_index": "faiss"}),
+                enter=enter,
+                progress=progress,
+            )
+        # vLLM takes adapters from the library that everybody shares; none is left there.
+        return asyncio.run(_first_token(router, adapted=settings.engine != "vllm"))
 
 
-async def _first_token(router: Router) -> str:
-    """Have a new adapter answer with one token."""
+async def _first_token(router: Router, *, adapted: bool) -> str:
+    """Have a new adapter, or the base model, answer with one token."""
     start = time.perf_counter()
     request = ChatRequest(
-        model=router.model.name,
+        model=router.model.name if adapted else f"{PREFIX}{BASE}",
         messages=[Message(role="user", content="Good morning")],
         max_tokens=1,
-        t2l_description="Translate English to French",
-        t2l_required=True,
+        t2l_description="Translate English to French" if adapted else None,
+        t2l_required=adapted,
     )
-    answer = await router.chat(request, Caller())
-    adapter_ms = (time.perf_counter() - start) * 1_000
-    async with aclosing(answer.deltas) as deltas:
-        await anext(deltas)
-    token_ms = (time.perf_counter() - start) * 1_000 - adapter_ms
-    await router.close()
-    return f"a new adapter in {adapter_ms:.0f} ms, its first token {token_ms:.0f} ms later"
+    try:
+        answer = await router.chat(request, Caller())
+        chosen_ms = (time.perf_counter() - start) * 1_000
+        async with aclosing(answer.deltas) as deltas:
+            await anext(deltas)
+        token_ms = (time.perf_counter() - start) * 1_000 - chosen_ms
+    finally:
+        await router.close()
+    if not adapted:
+        return f"the base model's first token after {token_ms:.0f} ms; no adapter was tried"
+    return (
+        f"a new adapter in {chosen_ms:.0f} ms, its first token {token_ms:.0f} ms later; "
+        "it is removed again"
+    )

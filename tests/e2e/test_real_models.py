@@ -236,12 +236,14 @@ def test_generate_on_a_full_disk(variables, tmp_path):
 
 
 def test_doctor(variables, tmp_path):
-    """With everything in place the doctor finds nothing wrong, and has an adapter answer."""
+    """In a sound place the doctor finds nothing wrong, has an adapter answer and keeps none."""
     result = t2l("doctor", "--format", "json", "--port", "0", cwd=tmp_path, **variables)
+    kept = t2l("adapters", "list", "--format", "json", cwd=tmp_path, **variables)
 
     checks = {check["check"]: check for check in json.loads(result.stdout)}
     assert result.returncode == 0, result.stderr
-    assert "first token" in checks["answer"]["found"]
+    assert "a new adapter" in checks["answer"]["found"]
+    assert json.loads(kept.stdout) == []
 
 
 def test_wrong_checkpoint_for_the_base_model(variables, tiny_base, tmp_path):

@@ -5,14 +5,13 @@ import logging
 import signal
 import socket
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from adapters_store import AdapterStore
-from t2l_router import logs, storage
+from t2l_router import logs
 from t2l_router.access import Access
 from t2l_router.application import build_access, build_app, default_limits
 from t2l_router.cli.loading import bars
@@ -58,6 +57,7 @@ def serve(
     settings: Settings,
     flags: dict[str, Any],
     doors: Doors,
+    store: AdapterStore,
     *,
     metrics_dir: Path | None = None,
 ) -> None:
@@ -67,60 +67,39 @@ def serve(
     Args:
         settings: What to serve.
         flags: From the command line; SIGHUP reads the other sources again.
-        doors: Where connections come in.
+        doors: Where connections come in; without a key nobody comes in from the network.
+        store: The library; it stays open.
         metrics_dir: Where several processes add up their metrics.
 
     Raises:
-        ConfigError: Everybody on the network could come in.
         T2LError: What is to be served can't be loaded.
     """
-    with storage.open_library(settings, actor="server") as store:
-        host = doors.network_host
-        if host is not None:
-            require_key(store, host)
-        readiness = Readiness()
-        access = build_access(settings, store, closed=host is not None)
-        app = build_app(
-            settings,
-            readiness,
-            access=access,
-            store=store,
-            progress=bars(),
-            admin_port=doors.admin.getsockname()[1] if doors.admin else None,
-            metrics_dir=metrics_dir,
-        )
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            ws="none",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=settings.drain_s,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-        )
-        reloading = Reloading(settings, flags, access)
-        # Not asyncio's handler: it works before there is a loop, and on the main thread alone.
-        signal.signal(signal.SIGHUP, lambda *_: reloading.reload())
-        _Server(config, readiness).run(sockets=doors.all)
+    readiness = Readiness()
+    access = build_access(settings, store, closed=doors.network_host is not None)
+    app = build_app(
+        settings,
+        readiness,
+        access=access,
+        store=store,
+        progress=bars(),
+        admin_port=doors.admin.getsockname()[1] if doors.admin else None,
+        metrics_dir=metrics_dir,
+    )
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        ws="none",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_s,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+    reloading = Reloading(settings, flags, access)
+    # Not asyncio's handler: it works before there is a loop, and on the main thread alone.
+    signal.signal(signal.SIGHUP, lambda *_: reloading.reload())
+    _Server(config, readiness).run(sockets=doors.all)
     if readiness.error:
         raise readiness.error
-
-
-def require_key(store: AdapterStore, host: str) -> None:
-    """
-    Make sure that strangers on the network need a key.
-
-    Raises:
-        ConfigError: There is none that opens anything.
-    """
-    now = datetime.now(UTC)
-    for key in store.keys.list():
-        if key.revoked_at is None and (key.expires_at is None or key.expires_at > now):
-            return
-    raise ConfigError(
-        f"everyone who reaches {host} could chat, because there is no API key; "
-        "make one with `t2l keys create TENANT`, or listen on 127.0.0.1"
-    )
 
 
 class Reloading:

@@ -2,9 +2,11 @@
 
 import errno
 import socket
+from datetime import UTC, datetime
 
 import click
 
+from adapters_store import AdapterStore
 from t2l_router import logs, storage
 from t2l_router.cli import process
 from t2l_router.cli.options import settings_options
@@ -29,22 +31,38 @@ def command(settings: Settings) -> None:
     logs.set_up(settings.log_level, settings.log_format)
     flags = dict(click.get_current_context().params)
     doors = open_doors(settings)
-    if settings.workers > 1 or doors.network_host is not None:
-        # What would keep a process from starting is told once, before any promise; and the library
-        # is there for all of them.
-        with storage.open_library(settings, actor="server") as store:
-            if doors.network_host is not None:
-                process.require_key(store, doors.network_host)
-    click.echo(f"t2l serves {_url(doors.main)}/v1 - Ctrl-C stops it", err=True)
-    if doors.admin is not None:
-        click.echo(f"/admin and /metrics are at {_url(doors.admin)}", err=True)
-    if settings.workers == 1:
-        process.serve(settings, flags, doors)
-        return
+    # What would keep a process from starting is told once, before any promise; and the library is
+    # there for all of them.
+    with storage.open_library(settings, actor="server") as store:
+        if doors.network_host is not None:
+            require_key(store, doors.network_host)
+        click.echo(f"t2l serves {_url(doors.main)}/v1 - Ctrl-C stops it", err=True)
+        if doors.admin is not None:
+            click.echo(f"/admin and /metrics are at {_url(doors.admin)}", err=True)
+        if settings.workers == 1:
+            process.serve(settings, flags, doors, store)
+            return
     # Lazy: a single process needs none of it.
     from t2l_router.cli.workers import Workers  # noqa: PLC0415
 
     Workers(settings, flags, doors).run()
+
+
+def require_key(store: AdapterStore, host: str) -> None:
+    """
+    Make sure that strangers on the network need a key.
+
+    Raises:
+        ConfigError: There is none that opens anything.
+    """
+    now = datetime.now(UTC)
+    for key in store.keys.list():
+        if key.revoked_at is None and (key.expires_at is None or key.expires_at > now):
+            return
+    raise ConfigError(
+        f"everyone who reaches {host} could chat, because there is no API key; "
+        "make one with `t2l keys create TENANT`, or listen on 127.0.0.1"
+    )
 
 
 def open_doors(settings: Settings) -> Doors:

@@ -16,7 +16,7 @@ from typing import Any
 import click
 from prometheus_client.multiprocess import mark_process_dead
 
-from t2l_router import logs
+from t2l_router import logs, storage
 from t2l_router.cli import process
 from t2l_router.cli.output import INTERRUPTED, exit_code
 from t2l_router.cli.process import Doors
@@ -115,7 +115,8 @@ def _work(settings: Settings, flags: dict[str, Any], doors: Doors, metrics_dir: 
     logs.set_up(settings.log_level, settings.log_format)
     threading.Thread(target=_outlive, name="t2l-parent", daemon=True).start()
     try:
-        process.serve(settings, flags, doors, metrics_dir=metrics_dir)
+        with storage.open_library(settings, actor="server") as store:
+            process.serve(settings, flags, doors, store, metrics_dir=metrics_dir)
     except KeyboardInterrupt:
         sys.exit(0)
     except Exception as error:

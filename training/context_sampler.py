@@ -1,10 +1,12 @@
 """
 Batches for a hypernetwork that reads tokens: beside a task's row, a description and examples of it.
 
-Examples are drawn anew for each row. In some rows the labels are renamed, in the examples that are
-shown as in those that are trained on, so that they must be read instead of known.
+Examples are drawn anew for each row. In some rows the labels are renamed or the answers take
+another form, in the examples that are shown as in those that are trained on, so that they must be
+read instead of known.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,9 @@ import numpy as np
 import torch
 
 from t2l_router.context import CONTEXT_MOST, Seam, Segment, described, lay_out, shown
+from training import forms
 from training.data import FULL, NONE, PLAIN, Batch, Pack, Sampler, groups_of
+from training.forms import Form
 from training.renaming import Ids, Renamer
 
 if TYPE_CHECKING:
@@ -20,8 +24,9 @@ if TYPE_CHECKING:
 
 _COUNTS, _SHARES = (1, 2, 3, 4, 6), (0.1, 0.15, 0.45, 0.15, 0.15)
 _SHORTEST = 0.5  # share of the draws that are the shortest of ten, as few-shot prompts take them
-_TOLD, _NAMED = 0.5, 0.15  # shares of the descriptions that say new labels, and the old ones
-_BEFORE_LABELS = 96  # tokens of a description that says labels, too
+_TOLD, _NAMED = 0.5, 0.15  # shares of the descriptions that say what is new, and the old labels
+_COVERING = 0.4  # share of the draws of examples that have every label, as far as they go
+_BEFORE_LABELS = 190  # tokens of a description that says labels, too
 
 
 @dataclass(frozen=True)
@@ -41,24 +46,45 @@ class ContextBatch(Batch):
 
 
 @dataclass(frozen=True)
+class _Wording:
+    """
+    What a row's answers are instead of the task's own.
+
+    Args:
+        names: Other labels; empty where there are none.
+        form: Another form.
+    """
+
+    names: dict[Ids, Ids]
+    form: Form | None
+
+    def __bool__(self) -> bool:
+        return bool(self.names) or self.form is not None
+
+
+@dataclass(frozen=True)
 class Shares:
     """
     How a hypernetwork that reads tokens is shown its tasks.
 
     Args:
         renamed: Share of the rows of tasks with labels whose labels are others.
+        formed: Share of the rows whose answers take another form.
         definition: Share of the rows whose description is the definition.
         shown: Share of the rows that show examples.
         described: Share of the rows that have a description; those without examples have one.
         words: Share of the descriptions that are read as tokens, beside their embedding.
+        hidden: Share of the tokens that a row doesn't see.
         context: Tokens of a row.
     """
 
     renamed: float = 0.35
+    formed: float = 0.25
     definition: float = 0.2
     shown: float = 0.75
     described: float = 0.75
     words: float = 0.7
+    hidden: float = 0.1
     context: int = CONTEXT_MOST
 
 
@@ -98,10 +124,10 @@ class ContextSampler(Sampler):
         embeddings = np.zeros((n_tasks, self._pack.embeddings.shape[1]), np.float32)
         labels, chosen, groups, real = [], [], [], 0
         for row, task in enumerate(map(int, tasks)):
-            names = self._names(task, rng)
+            wording = self._wording(task, rng)
             shots = self._shots(task, rng) if rng.random() < self._shares.shown else []
             at = 0
-            targets = self._targets(task, rng, names, shots)
+            targets = self._targets(task, rng, wording, shots)
             for prompt, answer in targets:
                 end = at + len(prompt) + len(answer)
                 input_ids[row, at:end] = [*prompt, *answer]
@@ -117,10 +143,10 @@ class ContextSampler(Sampler):
             group = []
             if not shots or rng.random() < self._described():
                 embeddings[row] = self._pack.embeddings[description]
-                group += self._told(task, description, rng, names, alone=not shots)
+                group += self._told(task, description, rng, wording, alone=not shots)
             if shots:
                 parts = [self._parts(shot) for shot in shots]
-                turns = [(prompt, list(names.get(said, said))) for prompt, said in parts]
+                turns = [(prompt, self._say(said, wording)) for prompt, said in parts]
                 group.append(shown(turns, self._seam))
             groups.append(group)
         weights = [np.full(len(at), weight, np.float32) for at, _, weight in labels]
@@ -147,28 +173,49 @@ class ContextSampler(Sampler):
         tokens = self._pack.tokens
         return tokens[start:split].tolist(), tuple(tokens[split : end - 1].tolist())
 
-    def _names(self, task: int, rng: np.random.Generator) -> dict[Ids, Ids]:
+    def _wording(self, task: int, rng: np.random.Generator) -> _Wording:
         labels = self._labels[task]
-        if not labels or rng.random() >= self._shares.renamed:
-            return {}
-        return self._renamer.rename(labels, rng)
+        is_renamed = bool(labels) and rng.random() < self._shares.renamed
+        names = self._renamer.rename(labels, rng) if is_renamed else {}
+        is_formed = rng.random() < self._shares.formed
+        return _Wording(names, forms.draw(rng, self._renamer.words) if is_formed else None)
+
+    def _say(self, said: Ids, wording: _Wording) -> list[int]:
+        """Give an answer as the row has it."""
+        answer = list(wording.names.get(said, said))
+        if wording.form is None:
+            return answer
+        text = wording.form.apply(str(self._tokenizer.decode(answer)))
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
 
     def _shots(self, task: int, rng: np.random.Generator) -> list[int]:
+        count = int(rng.choice(_COUNTS, p=_SHARES))
+        if self._labels[task] and rng.random() < _COVERING:
+            return self._one_of_each(task, rng)[:count]
         pool = self._examples[PLAIN][task]
         some: list[int] = rng.choice(pool, min(10, len(pool)), replace=False).tolist()
         if rng.random() < _SHORTEST:
             some.sort(key=lambda i: int(self._pack.starts[i + 1] - self._pack.starts[i]))
-        return some[: int(rng.choice(_COUNTS, p=_SHARES))]
+        return some[:count]
+
+    def _one_of_each(self, task: int, rng: np.random.Generator) -> list[int]:
+        """Draw examples of different labels, then again."""
+        by_label: dict[Ids, list[int]] = {}
+        for example in rng.permutation(self._examples[PLAIN][task]).tolist():
+            by_label.setdefault(self._parts(example)[1], []).append(example)
+        turns = itertools.zip_longest(*(examples[:3] for examples in by_label.values()))
+        return [example for turn in turns for example in turn if example is not None]
 
     def _targets(
-        self, task: int, rng: np.random.Generator, names: dict[Ids, Ids], shots: list[int]
+        self, task: int, rng: np.random.Generator, wording: _Wording, shots: list[int]
     ) -> list[tuple[list[int], list[int]]]:
-        """Give prompts and answers that fit into a row; instructions name the old labels."""
-        chosen = self._fill(task, rng, 1.0 if names else self._plain)
+        """Give prompts and answers that fit into a row; instructions ask for the old ones."""
+        chosen = self._fill(task, rng, 1.0 if wording else self._plain)
         chosen = [i for i in chosen if i not in shots] or chosen
         room, targets = self._shape[1], []
         for prompt, said in map(self._parts, chosen):
-            answer = [*names.get(said, said), self._eos]
+            answer = [*self._say(said, wording), self._eos]
             if len(prompt) + len(answer) <= room:
                 targets.append((prompt, answer))
                 room -= len(prompt) + len(answer)
@@ -185,15 +232,20 @@ class ContextSampler(Sampler):
         task: int,
         description: int,
         rng: np.random.Generator,
-        names: dict[Ids, Ids],
+        wording: _Wording,
         *,
         alone: bool,
     ) -> list[Segment]:
-        """Give a description's tokens, in some rows with the labels; new ones must be told."""
-        must_tell = bool(names) and alone
+        """Give a description's tokens, in some rows with labels and form; new ones must be told."""
+        must_tell = bool(wording) and alone
         if not must_tell and rng.random() >= self._shares.words:
             return []
         ids, labels = self._texts[description], self._labels[task]
-        if labels and (must_tell or rng.random() < (_TOLD if names else _NAMED)):
-            ids = ids[:_BEFORE_LABELS] + self._renamer.tell(labels, names, rng)
+        if must_tell or rng.random() < (_TOLD if wording else _NAMED):
+            ids = ids[:_BEFORE_LABELS]
+            if labels and (wording.names or not wording.form):
+                ids = ids + self._renamer.tell(labels, wording.names, rng)
+            if wording.form:
+                told = str(rng.choice(wording.form.told))
+                ids = ids + self._tokenizer(told, add_special_tokens=False)["input_ids"]
         return [described(self._tokenizer, ids)]

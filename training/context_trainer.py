@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _STD_LEAST = 1e-4
 _MEASURED = 4  # batches
-_HIDDEN = 0.1  # share of the tokens that a row doesn't see
 
 
 class ContextTrainer(Trainer):
@@ -86,7 +85,7 @@ class ContextTrainer(Trainer):
         rows = reading.embeddings
         there = (rows != 0).any(1, keepdim=True)
         noised = F.normalize(rows + self.recipe.noise * torch.randn_like(rows), dim=-1) * there
-        hidden = torch.rand(reading.kinds.shape, device=self.device) < _HIDDEN
+        hidden = torch.rand(reading.kinds.shape, device=self.device) < self._shares.hidden
         return Reading(noised, reading.states, reading.kinds.masked_fill(hidden, FILLER))
 
     @torch.no_grad()

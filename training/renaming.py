@@ -34,7 +34,7 @@ class Renamer:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]) -> None:
         self._tokenizer = tokenizer
-        self._words = vocabulary(texts)
+        self.words = vocabulary(texts)
 
     def labels(self, answers: Sequence[Ids]) -> dict[Ids, str]:
         """Give a task's labels, token ids -> text; none if it isn't a choice among a few."""
@@ -53,8 +53,8 @@ class Renamer:
             words = usual[int(rng.integers(len(usual)))]
             rng.shuffle(words)
         else:
-            chosen = rng.choice(len(self._words), len(labels), replace=False)
-            words = [self._words[i] for i in chosen]
+            chosen = rng.choice(len(self.words), len(labels), replace=False)
+            words = [self.words[i] for i in chosen]
             style = rng.random()
             if style < _CAPITALISED:
                 words = [word.capitalize() for word in words]

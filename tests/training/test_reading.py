@@ -9,12 +9,13 @@ from t2l_router.errors import ConfigError
 from t2l_router.hypernet import HypernetConfig
 from t2l_router.reader import ReaderConfig
 from tests.training.packs import WordEncoder, new_trainer
-from training import sft
+from training import forms, sft
 from training.base import load_frozen
 from training.conditions import Inputs, conditions
 from training.context_sampler import ContextSampler, Shares
 from training.context_trainer import ContextTrainer
 from training.corpus import load_tasks
+from training.forms import Form
 from training.renaming import Renamer
 from training.sampling import sample
 from training.systems import SYSTEMS
@@ -59,7 +60,7 @@ def targets(batch, row):
 
 def test_examples_shown_are_of_the_rows_task(pack, tokenizer) -> None:
     """Only the task that shouts shows answers in capitals, and rows have what the shares say."""
-    drawn = sampler(pack, tokenizer, shown=1.0, described=0.0)
+    drawn = sampler(pack, tokenizer, shown=1.0, described=0.0, formed=0.0)
     for step in range(5):
         batch = drawn.batch(step)
         said = contexts(batch, tokenizer, ANSWER)
@@ -80,7 +81,7 @@ def test_without_examples_there_is_a_description(pack, tokenizer) -> None:
 
 def test_labels_are_renamed_everywhere(pack, tokenizer, monkeypatch) -> None:
     """Shown answers, trained answers and the description agree on the new labels."""
-    drawn = sampler(pack, tokenizer, renamed=1.0, shown=0.5, words=1.0)
+    drawn = sampler(pack, tokenizer, renamed=1.0, formed=0.0, shown=0.5, words=1.0)
     for task in drawn._task_ids:
         answers = {drawn._parts(i)[1] for i in drawn._examples[0][task]}
         drawn._labels[task] = {ids: tokenizer.decode(list(ids)) for ids in answers}
@@ -98,6 +99,52 @@ def test_labels_are_renamed_everywhere(pack, tokenizer, monkeypatch) -> None:
             told += not shown[row]
     assert told
     assert shows
+
+
+def test_answers_take_another_form_everywhere(pack, tokenizer, monkeypatch) -> None:
+    """Shown and trained answers have a row's form, and where nothing is shown it is told."""
+    drawn = sampler(pack, tokenizer, renamed=0.0, formed=1.0, shown=0.5, words=1.0)
+    form = Form(lambda text: f"<{text}>", (" Put it in brackets.", ", bracketed"))
+    monkeypatch.setattr(forms, "draw", lambda *_: form)
+    told = shows = 0
+    for step in range(6):
+        batch = drawn.batch(step)
+        shown, texts = (contexts(batch, tokenizer, kind) for kind in (ANSWER, DESCRIPTION))
+        for row in range(3):
+            assert tokenizer.decode(targets(batch, row)).startswith("<")
+            assert not shown[row] or shown[row].startswith("<")
+            assert shown[row] or texts[row].endswith(form.told)
+            shows += bool(shown[row])
+            told += not shown[row]
+    assert told
+    assert shows
+
+
+def test_forms() -> None:
+    """Every form changes an answer and is told in two ways; the answer's words stay in it."""
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(300):
+        form = forms.draw(rng, ["tea", "oak"])
+        said = form.apply("the Red cat")
+        assert said != "the Red cat"
+        assert "the red cat" in said.lower()
+        assert len(form.told) == 2
+        seen.add(said)
+    assert len(seen) > 40
+    assert '{"label": "the Red cat"}' in seen
+
+
+def test_shown_labels_differ(pack, tokenizer) -> None:
+    """Where a draw covers the labels, the first examples have one each."""
+    drawn = sampler(pack, tokenizer)
+    task = drawn._task_ids[0]
+    rng = np.random.default_rng(0)
+    answers = {drawn._parts(i)[1] for i in drawn._examples[0][task]}
+
+    some = drawn._one_of_each(task, rng)[: len(answers)]
+
+    assert {drawn._parts(i)[1] for i in some} == answers
 
 
 def test_renamer(tokenizer) -> None:

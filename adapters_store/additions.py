@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select
 
 from adapters_store import catalog, gate, quotas
@@ -19,7 +21,7 @@ from adapters_store.partitions import (
     require_encoder,
 )
 from adapters_store.peft_files import LoraSettings
-from adapters_store.records import SERVED_STATES, Lineage, Task
+from adapters_store.records import EXAMPLES, SERVED_STATES, Lineage, Task
 from adapters_store.schema import adapters, descriptions, embeddings, library, partitions
 
 
@@ -116,12 +118,9 @@ def _quarantine(
     change.log(new.tenant, "quarantine", new.id, **evidence)
 
 
-def insert_task(change: Change, row: catalog.AdapterRow, task: Task) -> int:
+def insert_task(change: Change, row: catalog.AdapterRow, task: Task) -> None:
     """
     Enter a description of an adapter and its embedding; one that is known stays as it is.
-
-    Returns:
-        The partition that the embedding lies in.
 
     Raises:
         EncoderMismatch: The library is indexed by another encoder.
@@ -129,19 +128,17 @@ def insert_task(change: Change, row: catalog.AdapterRow, task: Task) -> int:
     """
     connection = change.connection
     text = check_description(task.text)
-    vector = check_embedding(task.embedding)
+    vector = check_task(task)
     require_encoder(connection, task.encoder)
     if active_encoder(connection) is None:
         connection.execute(library.insert().values(key=ACTIVE_ENCODER, value=task.encoder))
-    encoder = encoder_id(connection, task.encoder, vector.size)
-    partition = partition_id(connection, tenant=row.tenant, base=row.base, encoder=encoder)
     known = connection.execute(
         select(descriptions.c.id).where(
             descriptions.c.adapter_pk == row.pk, descriptions.c.text_hash == text_hash(text)
         )
     ).scalar_one_or_none()
     if known is not None:
-        return partition
+        return
     description = insert_row(
         connection,
         descriptions,
@@ -153,12 +150,26 @@ def insert_task(change: Change, row: catalog.AdapterRow, task: Task) -> int:
             "created_at": change.now,
         },
     )
+    if vector is None:
+        return
+    encoder = encoder_id(connection, task.encoder, vector.size)
+    partition = partition_id(connection, tenant=row.tenant, base=row.base, encoder=encoder)
     connection.execute(
         embeddings.insert().values(
             partition_id=partition, description_id=description, vector=vector.tobytes()
         )
     )
-    return partition
+
+
+def check_task(task: Task) -> NDArray[np.float32] | None:
+    """
+    Return a task's embedding as it is stored; None where no search is to find it.
+
+    Raises:
+        DimensionMismatch: The embedding is unsound.
+    """
+    assert (task.embedding is None) == (task.source == EXAMPLES), "what examples name is not found"
+    return None if task.embedding is None else check_embedding(task.embedding)
 
 
 def copy_to_shared(change: Change, row: catalog.AdapterRow) -> catalog.AdapterRow:

@@ -15,6 +15,9 @@ Origin = Literal["generated", "imported", "merged"]
 SERVED_STATES: tuple[State, ...] = ("generated", "approved")
 """Adapters in these states may be found by a search."""
 
+EXAMPLES = "examples"
+"""The source of texts that name a task by its examples: found by the very text, by no search."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -23,13 +26,13 @@ class Task:
 
     Args:
         text: The description, 1 to 4,000 characters.
-        embedding: ``[D]`` float32, unit L2 norm.
+        embedding: ``[D]`` float32, unit L2 norm; None if and only if the source is `EXAMPLES`.
         encoder: Fingerprint of the encoder that made it.
         source: Where the text came from, e.g. ``request``, ``inferred``, ``import``.
     """
 
     text: str
-    embedding: NDArray[np.float32] = field(repr=False, compare=False)
+    embedding: NDArray[np.float32] | None = field(repr=False, compare=False)
     encoder: str
     source: str = "request"
 

@@ -21,8 +21,10 @@ from adapters_store.partitions import (
     encoder_id,
     partition_id,
 )
+from adapters_store.records import EXAMPLES
 from adapters_store.schema import adapters, descriptions, embeddings, encoders, library, partitions
 
+_FOUND = descriptions.c.source != EXAMPLES
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 
 
@@ -34,7 +36,7 @@ class Migration:
     Args:
         active: Fingerprint of the encoder that is searched with now; None in an empty library.
         target: Fingerprint of the encoder to move to.
-        descriptions: All texts in the library.
+        descriptions: All texts in the library that searches find.
         missing: Of them, without an embedding by the target.
         others: Embeddings by other encoders than the target, which `forget_others` would free.
     """
@@ -60,7 +62,9 @@ class Reembedding:
     def status(self, target: str) -> Migration:
         """What there is to do, and what is done."""
         with self._ledger.read() as connection:
-            total = connection.execute(select(func.count()).select_from(descriptions)).scalar_one()
+            total = connection.execute(
+                select(func.count()).select_from(descriptions).where(_FOUND)
+            ).scalar_one()
             others = connection.execute(
                 select(func.count())
                 .select_from(embeddings.join(partitions).join(encoders))
@@ -90,7 +94,7 @@ class Reembedding:
             with self._ledger.read() as connection:
                 rows = connection.execute(
                     select(descriptions.c.id, descriptions.c.text)
-                    .where(_lacks(target))
+                    .where(_FOUND, _lacks(target))
                     .order_by(descriptions.c.id)
                     .limit(batch)
                 ).all()
@@ -151,7 +155,7 @@ def _lacks(target: str) -> ColumnElement[bool]:
 
 
 def _missing(connection: Connection, target: str) -> int:
-    query = select(func.count()).select_from(descriptions).where(_lacks(target))
+    query = select(func.count()).select_from(descriptions).where(_FOUND, _lacks(target))
     return int(connection.execute(query).scalar_one())
 
 

@@ -25,7 +25,6 @@ from adapters_store.ledger import Ledger
 from adapters_store.location import StoreConfig, open_index
 from adapters_store.maintenance import Maintenance
 from adapters_store.names import check_name
-from adapters_store.partitions import check_embedding
 from adapters_store.peft_files import AdapterFiles
 from adapters_store.quotas import Quotas
 from adapters_store.records import AdapterRecord, AuditEntry, Description, Hit, Lineage, State, Task
@@ -125,7 +124,7 @@ class AdapterStore:
             files: Its two PEFT files.
             tenant: Whose it is; nobody else sees it until it is promoted.
             base: Fingerprint of its base model.
-            task: What it is for; without it no search finds the adapter.
+            task: What it is for; without it, or told by examples, no search finds the adapter.
             lineage: How it came to be.
             expected_shapes: Module path -> (d_in, d_out) of the base model, to refuse adapters
                 of another one.
@@ -142,7 +141,7 @@ class AdapterStore:
         """
         check_name("tenant", tenant)
         if task is not None:
-            check_embedding(task.embedding)
+            additions.check_task(task)
         files = files.canonical()
         check_shapes(files, expected_shapes)
         new = additions.NewAdapter(

@@ -16,15 +16,16 @@ from t2l_router.calls import Calls
 from t2l_router.choice import PREFIX, Chooser
 from t2l_router.config import Settings
 from t2l_router.elsewhere import Elsewhere
-from t2l_router.engines.base import Engine, MeasuresLoss
+from t2l_router.engines.base import Engine, MeasuresLoss, Weights
 from t2l_router.errors import CheckpointMismatch, ConfigError
 from t2l_router.inference import Inference
 from t2l_router.inspection import LossInspector
 from t2l_router.library import Identity, Library
-from t2l_router.maker import Encoder, Generator, Maker
+from t2l_router.maker import Maker
 from t2l_router.matching import Limits, Matcher
 from t2l_router.router import Options, Router, ServedModel
 from t2l_router.sessions import Sessions
+from t2l_router.writer import Encoder, Generator, Reader, Writer
 
 if TYPE_CHECKING:
     from t2l_router.encoder import TaskEncoder
@@ -42,12 +43,14 @@ class Making:
         generator: Embedding to adapter.
         tensors: Adapter to files, and back.
         inference: Conversation to task; None leaves it.
+        reader: Task to what the generator reads; None where that takes embeddings alone.
     """
 
     encoder: Encoder
-    generator: Generator
+    generator: Generator[Weights]
     tensors: Tensors
     inference: Inference | None = None
+    reader: Reader | None = None
 
 
 def assemble(
@@ -91,7 +94,7 @@ def assemble(
     shared = is_shared(settings)
     sessions = Sessions(calls, behind, idle=idle, fresh_s=0.0 if shared else 5.0)
     matcher = Matcher(
-        maker=Maker(encoder=encoder, generator=generator, tensors=making.tensors),
+        maker=Maker(Writer(encoder, generator, making.reader), making.tensors),
         library=library,
         adapters=adapters,
         limits=Limits(settings.generation_timeout_s, settings.max_generating),

@@ -18,6 +18,7 @@ from t2l_router.engines.echo import EchoEngine
 from t2l_router.errors import CheckpointMismatch, ConfigError
 from t2l_router.router import Router, ServedModel
 from t2l_router.storage import LoraTensors, open_library, operator, warm_up
+from t2l_router.writer import Writer
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from t2l_router.context import ContextReader
     from t2l_router.encoder import TaskEncoder
     from t2l_router.generator import AdapterGenerator
+    from t2l_router.lora import LoraWeights
     from t2l_router.models import LocalModel
 
 
@@ -78,6 +80,7 @@ def build_router(
                 echo_adapters.EchoEncoder(),
                 echo_adapters.EchoGenerator(),
                 echo_adapters.EchoTensors(),
+                reader=echo_adapters.EchoReader(),
             ),
         )
     writing = load_writing(settings, enter=enter, progress=progress)
@@ -89,7 +92,7 @@ def build_router(
         store,
         served_model(writing.base, settings.base_model, writing.generator.encoder_name),
         build(settings, writing, enter),
-        _making(settings, writing),
+        _making(settings, writing, enter),
     )
 
 
@@ -148,16 +151,17 @@ def build_explainer(
         open_library(settings, actor=operator()),
         served_model(writing.base, settings.base_model, writing.generator.encoder_name),
         EchoEngine(),
-        _making(settings, writing),
+        _making(settings, writing, enter),
     )
 
 
-def _making(settings: Settings, writing: Writing) -> Making:
+def _making(settings: Settings, writing: Writing, enter: Callable[[str], None]) -> Making:
     return Making(
         writing.encoder,
         writing.generator,
         LoraTensors(writing.generator.spec),
         build_inference(settings, writing.encoder),
+        load_reader(settings, writing, enter=enter),
     )
 
 
@@ -215,15 +219,18 @@ def load_writing(
     return Writing(base, encoder, generator)
 
 
-def load_context_reader(
+def load_writer(
     settings: Settings, writing: Writing, *, enter: Callable[[str], None] = _silent
-) -> "ContextReader":
-    """
-    Load what reads descriptions and examples by token for the hypernetwork.
+) -> "Writer[LoraWeights]":
+    """Put together what writes adapters outside of a router."""
+    reader = load_reader(settings, writing, enter=enter)
+    return Writer(writing.encoder, writing.generator, reader)
 
-    Raises:
-        ConfigError: The hypernetwork reads descriptions' embeddings alone.
-    """
+
+def load_reader(
+    settings: Settings, writing: Writing, *, enter: Callable[[str], None] = _silent
+) -> "ContextReader | None":
+    """Load what reads tasks by token; None where the hypernetwork takes embeddings alone."""
     import torch
 
     from t2l_router.context import ContextReader
@@ -231,15 +238,15 @@ def load_context_reader(
 
     reads = writing.generator.reads
     if reads is None:
-        raise ConfigError(
-            f"the hypernetwork {settings.hypernet} reads no examples; one that does "
-            "ships with t2l: --hypernet default-examples"
-        )
-    enter(f"loading {writing.base.name}")
+        return None
+    enter(f"loading {writing.base.name} to read tasks with")
+    # The engine's own model can't be used: its weights are rounded, and another thread runs it.
+    # In the file's numbers its pages come from the file, whichever process reads them.
     device = torch_device(settings.device)
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    model, tokenizer = load_base(writing.base, dtype=dtype, device=device)
-    return ContextReader(model, tokenizer, reads.depths)
+    model, tokenizer = load_base(writing.base, dtype=torch.bfloat16, device=device)
+    reader = ContextReader(model, tokenizer, reads.depths)
+    reader.read(writing.encoder.embed(["warm up"]), ["warm up"], [()])
+    return reader
 
 
 def served_model(base: "LocalModel", configured: str, encoder: str) -> ServedModel:

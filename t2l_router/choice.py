@@ -114,7 +114,8 @@ class Chooser:
             RequestError: Naming the field at fault.
         """
         self._named(request)
-        describe.task_of(request, caller.description)
+        if task := describe.task_of(request, caller.description):
+            self._matcher.maker.check(task)
 
     async def choose(
         self,
@@ -171,7 +172,7 @@ class Chooser:
             return self.fallback(error, task, held, required=request.t2l_required)
         if request.t2l_required and choice.decision.kind == "base":
             raise InvalidRequest(
-                "t2l_required needs a task: give t2l_description or t2l_adapter",
+                "t2l_required needs a task: give t2l_description, t2l_examples or t2l_adapter",
                 param="t2l_required",
             )
         return choice
@@ -217,17 +218,12 @@ class Chooser:
         timing_ms: dict[str, float],
         match: _Match,
     ) -> Choice:
-        hashed = text_hash(task.text)
+        hashed = text_hash(task.label)
         if held is not None and held.description_hash == hashed:
-            reason = "the conversation goes on with the same description"
+            reason = f"the conversation goes on with {task.told_by}"
             if choice := await self._sticky(held, tenant, reason, task):
                 return choice
-        choice = await match(task, tenant, timing_ms)
-        adapter = choice.decision.adapter
-        before = held.before if held else None
-        return replace(
-            choice, held=Held(adapter.adapter_id if adapter else None, hashed, before=before)
-        )
+        return _held_after(await match(task, tenant, timing_ms), held, hashed)
 
     async def _heard(
         self,
@@ -248,9 +244,8 @@ class Chooser:
             return Choice(Decision("base", "no task description"), held)
         with timed(timing_ms, "infer"):
             heard = await self._hear(request, held.topic if held else None, tenant)
-        before = held.before if held else None
         if heard.description is None:
-            stays = Held(held.adapter_id if held else None, topic=heard.topic, before=before)
+            stays = replace(held or Held(None), description_hash=None, topic=heard.topic)
             return Choice(Decision("base", heard.why), stays if heard.topic else held)
         if heard.kept and held is not None:
             reason = f"the conversation holds this adapter: {heard.why}"
@@ -260,10 +255,7 @@ class Chooser:
         source = heard.topic.active.source if heard.topic else "inferred"
         is_common = heard.inferred is not None and heard.inferred.is_common
         task = TaskDescription(heard.description, source, is_common)
-        choice = await match(task, tenant, timing_ms)
-        adapter = choice.decision.adapter
-        new = Held(adapter.adapter_id if adapter else None, topic=heard.topic, before=before)
-        return replace(choice, held=new)
+        return _held_after(await match(task, tenant, timing_ms), held, topic=heard.topic)
 
     async def _hear(self, request: ChatRequest, topic: Topic | None, tenant: str) -> Heard:
         inference = self._inference
@@ -307,10 +299,11 @@ class Chooser:
         preview = await self._matcher.preview(task, tenant=tenant)
         decision, adapter = preview.decision, None
         kind: DecisionKind = "generated"
-        reason = "a new adapter would be written for this description"
+        reason = f"a new adapter would be written for {task.told_by}"
         if isinstance(decision, policy.Reuse):
             adapter = await self._adapters.fetch(decision.adapter_id, tenant=tenant)
             kind, reason = _REUSES[decision.how]
+            reason = reason.format(task.told_by)
         return Choice(Decision(kind, reason, adapter, task, decision.reasons, preview.distance))
 
     def fallback(
@@ -341,10 +334,19 @@ class Chooser:
 
 
 _REUSES: dict[str, tuple[DecisionKind, str]] = {
-    "exact": ("exact", "an adapter for this description is held"),
+    "exact": ("exact", "an adapter for {} is held"),
     "near": ("reused", "a held adapter's description is near enough"),
     "verified": ("verified", "a held adapter does what a new one would do"),
 }
+
+
+def _held_after(
+    choice: Choice, held: Held | None, hashed: str | None = None, topic: Topic | None = None
+) -> Choice:
+    """The same choice, with what the conversation holds after it."""
+    adapter = choice.decision.adapter
+    now = replace(held or Held(None), description_hash=hashed, topic=topic)
+    return replace(choice, held=replace(now, adapter_id=adapter.adapter_id if adapter else None))
 
 
 def _is_helper(request: ChatRequest) -> bool:

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from t2l_router.chat_format import render
+from t2l_router.examples import Pair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Pair = tuple[str, str]
 
 # What a token is; `FILLER` is read by nobody, `EMBEDDING` stands for the description's embedding
 # and `NOTHING` is always there, so that attention has somewhere to rest.
@@ -118,6 +117,10 @@ class ContextReader:
         ids, positions, kinds = (part.to(self.model.device) for part in lay_out(groups))
         states = states_of(self.model, ids, positions, self.depths)
         return Reading(torch.from_numpy(embeddings).to(self.model.device), states, kinds)
+
+    def n_fitting(self, pairs: Sequence[Pair]) -> int:
+        """How many examples of a task there is room for."""
+        return show(self.tokenizer, pairs).kinds.count(BEFORE_ANSWER) if pairs else 0
 
 
 def describe(tokenizer: "PreTrainedTokenizerBase", text: str) -> Segment:

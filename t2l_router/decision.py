@@ -98,7 +98,7 @@ def entry_of(
     if task is not None:
         detail["source"] = task.source
         if with_text:
-            detail["description"] = task.text
+            detail["description"] = task.label
     if reasons is not None:
         detail["thresholds"] = thresholds_of(reasons.thresholds)
         # The kinds alone: a finding quotes words of the descriptions.
@@ -112,7 +112,7 @@ def entry_of(
         tenant=caller.tenant,
         kind=decision.kind,
         adapter_id=decision.adapter.adapter_id if decision.adapter else None,
-        description_hash=text_hash(task.text) if task else None,
+        description_hash=text_hash(task.label) if task else None,
         score=match.score if match else None,
         margin=match.margin if match else None,
         distance=_finite(decision.distance),
@@ -128,7 +128,13 @@ def explanation_of(decision: Decision) -> dict[str, Any]:
         "decision": decision.kind,
         "reason": decision.reason,
         "adapter": decision.adapter.adapter_id if decision.adapter else None,
-        "task": {"text": task.text, "source": task.source} if task else None,
+        "task": {
+            "text": task.text or None,
+            "source": task.source,
+            "examples": len(task.examples),
+        }
+        if task
+        else None,
         "nearest": {
             "adapter": match.adapter_id,
             "description": match.description,

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from adapters_store import AdapterRecord, AdapterStore, Lineage, Task
 from adapters_store.errors import InvalidImport
 from adapters_store.imports import Foreign
+from adapters_store.records import EXAMPLES
 from t2l_router.describe import validated
+from t2l_router.examples import is_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +44,20 @@ class Fit:
 def texts_of(foreign: Foreign, given: Sequence[str] = ()) -> list[str]:
     """The descriptions to remember it by: those *given*, else those of its manifest."""
     own = foreign.manifest.descriptions if foreign.manifest else ()
-    return [validated(text) for text in given or own]
+    return [validated(text) for text in given] or [remembered(text) for text in own]
+
+
+def remembered(text: str, *, param: str | None = None) -> str:
+    """A description, validated, or the name of a task that examples tell, which no request has."""
+    return text if is_label(text) else validated(text, param=param)
 
 
 def tasks_of(texts: Sequence[str], embeddings: NDArray[np.float32], fit: Fit) -> list[Task]:
     """Descriptions with their embeddings ``[N, D]``, as the library takes them."""
     return [
-        Task(text, embedding, fit.encoder, "import")
+        Task(text, None, fit.encoder, EXAMPLES)
+        if is_label(text)
+        else Task(text, embedding, fit.encoder, "import")
         for text, embedding in zip(texts, embeddings, strict=True)
     ]
 

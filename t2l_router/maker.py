@@ -1,47 +1,24 @@
-"""What makes adapters, on a thread of its own: texts to embeddings to adapters, and distances."""
+"""What makes adapters, on a thread of its own: tasks to embeddings to adapters, and distances."""
 
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from t2l_router.adapters import Tensors
+from t2l_router.describe import TaskDescription
 from t2l_router.engines.base import Weights
 from t2l_router.errors import AdapterError, GenerationFailed
+from t2l_router.writer import Known, Writer
 
 R = TypeVar("R")
 
 _EMBED_AT_ONCE = 32
-
-
-class Encoder(Protocol):
-    """Turns task descriptions into task embeddings."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Its identity; embeddings of different ones can't be compared."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts as ``[N, D]`` float32 of unit L2 norm."""
-
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        """Tokens that `embed` reads of them."""
-
-
-class Generator(Protocol):
-    """Turns task embeddings into adapters."""
-
-    @property
-    def hypernet_id(self) -> str:
-        """The hypernetwork's identity."""
-
-    def generate(self, embeddings: NDArray[np.float32]) -> Sequence[Weights]:
-        """Write one adapter per row of ``[N, D]``."""
 
 
 class Maker:
@@ -49,28 +26,29 @@ class Maker:
     Embeds, writes and compares, one thing at a time.
 
     Args:
-        encoder: Embeds descriptions.
-        generator: Writes adapters.
+        writer: Writes adapters.
         tensors: Packs and compares them.
     """
 
-    def __init__(self, *, encoder: Encoder, generator: Generator, tensors: Tensors) -> None:
-        self._encoder = encoder
-        self._generator = generator
+    def __init__(self, writer: Writer[Weights], tensors: Tensors) -> None:
+        self._writer = writer
+        self._encoder = writer.encoder
         self.tensors = tensors
         # One thread, because generations side by side would only make each of them slower.
         self._thread = ThreadPoolExecutor(1, "t2l-generate")
 
-    async def embed(self, text: str) -> NDArray[np.float32]:
+    def check(self, task: TaskDescription) -> None:
+        """Refuse a task that can't be read; see `Writer.check`."""
+        self._writer.check(task)
+
+    async def embed(self, task: TaskDescription) -> NDArray[np.float32]:
         """
-        A text's embedding ``[D]``.
+        The embedding ``[D]`` of a task's description.
 
         Raises:
             AdapterError: The encoder broke.
         """
-        embeddings = await self.run(self._embed, text)
-        first: NDArray[np.float32] = embeddings[0]
-        return first
+        return await self.run(_survived, self._writer.embed, task)
 
     async def embed_all(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
         """Embed texts, a few at a time so that generations get their turn; and their tokens."""
@@ -81,14 +59,26 @@ class Maker:
             n_tokens += await self.run(self._encoder.count_tokens, some)
         return np.concatenate(rows), n_tokens
 
-    async def generate(self, embedding: NDArray[np.float32]) -> Weights:
+    async def write(
+        self, task: TaskDescription, embedding: NDArray[np.float32], timing_ms: dict[str, float]
+    ) -> tuple[Weights, int]:
         """
-        Write the adapter of an embedding ``[D]``.
+        A new adapter, and how many of the task's examples there was no room to read.
+
+        Args:
+            task: Its tokens are read, where the hypernetwork reads any.
+            embedding: As `embed` gave it.
+            timing_ms: Gets what reading and writing took.
 
         Raises:
             AdapterError: It couldn't be written.
         """
-        return await self.run(self._generate, embedding)
+        known = Known(embedding[None])
+        if self._writer.reader is not None:
+            with timed(timing_ms, "read"):
+                known = await self.run(_survived, self._writer.read, task, embedding)
+        with timed(timing_ms, "generate"):
+            return await self.run(_survived, self._writer.generate, known), known.n_left_out
 
     async def distance(self, one: Weights, two: Weights) -> float:
         """Delta-W distance of two adapters, from 0 to 2."""
@@ -102,21 +92,11 @@ class Maker:
         """End the thread; what waits for it is dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _embed(self, text: str) -> NDArray[np.float32]:
-        with _survived():
-            return self._encoder.embed([text])
 
-    def _generate(self, embedding: NDArray[np.float32]) -> Weights:
-        with _survived():
-            (weights,) = self._generator.generate(embedding[None])
-            return weights
-
-
-@contextmanager
-def _survived() -> Iterator[None]:
+def _survived(work: Callable[..., R], *args: Any) -> R:
     """A chat must survive whatever breaks in here, our bugs and torch's errors included."""
     try:
-        yield
+        return work(*args)
     except AdapterError:
         raise
     except Exception as error:

@@ -24,7 +24,11 @@ from t2l_router.writes import Writes
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.03  # while another router writes the same adapter
-_HELD = "an adapter for this description is held"
+_HELD = "an adapter for {} is held"
+
+
+def _nothing() -> NDArray[np.float32]:
+    return np.empty(0, np.float32)
 
 
 class Inspector(Protocol):
@@ -93,7 +97,7 @@ class _Query:
     tenant: str
     task: TaskDescription
     decision: policy.Decision
-    embedding: NDArray[np.float32] | None = None
+    embedding: NDArray[np.float32] = field(default_factory=_nothing)  # an exact hit has none
     hits: tuple[Hit, ...] = ()
 
 
@@ -132,9 +136,11 @@ class Matcher:
         The adapter for a task, written if there is none; equal requests share the work.
 
         Raises:
+            InvalidRequest: It brings examples, and the hypernetwork reads none.
             AdapterError: There is none, and none could be written in time.
         """
-        key = (tenant, text_hash(task.text))
+        self.maker.check(task)
+        key = (tenant, text_hash(task.label))
         if fresh := self._fresh.get(key):
             return fresh
         return await self._flights.join(
@@ -146,13 +152,16 @@ class Matcher:
         Decide as `find` would, but store nothing.
 
         Raises:
+            InvalidRequest: It brings examples, and the hypernetwork reads none.
             LibraryUnavailable: The library is away.
             AdapterError: What had to be compared could not be.
         """
+        self.maker.check(task)
         query = await self._look(task, tenant, {})
         if not isinstance(query.decision, policy.Verify):
             return Preview(query.decision)
-        _, distance = await self._compared(query, query.decision, {})
+        weights, _ = await self.maker.write(task, query.embedding, {})
+        distance = await self._distance(query, query.decision, weights, {})
         return Preview(policy.settle(query.decision, distance), distance)
 
     async def settle(self) -> None:
@@ -181,7 +190,7 @@ class Matcher:
     ) -> _Query:
         """Ask the library and the policy."""
         with timed(timing_ms, "lookup"):
-            record = await self._library.exact(task.text, tenant=tenant)
+            record = await self._library.exact(task.label, tenant=tenant)
             thresholds = await self._library.thresholds(tenant=tenant)
         if record is not None:
             decision = policy.decide(
@@ -189,9 +198,9 @@ class Matcher:
             )
             return _Query(tenant, task, decision)
         with timed(timing_ms, "embed"):
-            embedding = await self.maker.embed(task.text)
+            embedding = await self.maker.embed(task)
         hits: list[Hit] = []
-        if not task.is_common:
+        if not task.is_alone:
             with timed(timing_ms, "search"):
                 hits = await self._library.search(embedding, tenant=tenant)
         decision = policy.decide(task.text, hits, tenant=tenant, thresholds=thresholds)
@@ -203,7 +212,8 @@ class Matcher:
         with timed(timing_ms, "load"):
             adapter = await self._adapters.fetch(decision.adapter_id, tenant=query.tenant)
         if decision.how == "exact":
-            return Found("exact", _HELD, adapter, decision.reasons, timing_ms=timing_ms)
+            reason = _HELD.format(query.task.told_by)
+            return Found("exact", reason, adapter, decision.reasons, timing_ms=timing_ms)
         kept = self._described(query, decision, None)
         reason = "a held adapter's description is near enough"
         return Found("reused", reason, adapter, decision.reasons, kept=kept, timing_ms=timing_ms)
@@ -215,7 +225,7 @@ class Matcher:
         if claim.record is not None:
             adapter = await self._adapters.fetch(claim.record.id, tenant=query.tenant)
             reasons = query.decision.reasons
-            reason = "another router has just written the adapter for this description"
+            reason = f"another router has just written the adapter for {query.task.told_by}"
             return Found("exact", reason, adapter, reasons, timing_ms=timing_ms)
         handed_over = False
         try:
@@ -227,10 +237,11 @@ class Matcher:
                 self._writes.begin(lambda: self._library.release(claim, tenant=query.tenant))
 
     async def _new(self, query: _Query, claim: Claim, timing_ms: dict[str, float]) -> Found:
-        distance = None
-        if isinstance(query.decision, policy.Verify):
-            weights, distance = await self._compared(query, query.decision, timing_ms)
-            settled = policy.settle(query.decision, distance)
+        task, first, distance = query.task, query.decision, None
+        weights, n_left_out = await self.maker.write(task, query.embedding, timing_ms)
+        if isinstance(first, policy.Verify):
+            distance = await self._distance(query, first, weights, timing_ms)
+            settled = policy.settle(first, distance)
             if isinstance(settled, policy.Reuse):
                 adapter = await self._adapters.fetch(settled.adapter_id, tenant=query.tenant)
                 kept = self._described(query, settled, claim)
@@ -238,17 +249,14 @@ class Matcher:
                 return Found(
                     "verified", reason, adapter, settled.reasons, distance, kept, timing_ms
                 )
-        else:
-            weights = await self._generated(query.embedding, timing_ms)
         await self._check_allowed(weights, query.tenant)
         adapter = self._adapters.hold(weights, tenant=query.tenant)
         kept = self._writes.begin(lambda: self._keep(query, adapter, claim))
-        key = (query.tenant, text_hash(query.task.text))
-        self._fresh[key] = Found("exact", _HELD, adapter, query.decision.reasons, kept=kept)
+        key, held = (query.tenant, text_hash(task.label)), _HELD.format(task.told_by)
+        self._fresh[key] = Found("exact", held, adapter, first.reasons, kept=kept)
         kept.add_done_callback(lambda _: self._fresh.pop(key, None))
-        reason = "a new adapter was written for this description"
-        reasons = query.decision.reasons
-        return Found("generated", reason, adapter, reasons, distance, kept, timing_ms)
+        reason = _new_for(task, n_left_out)
+        return Found("generated", reason, adapter, first.reasons, distance, kept, timing_ms)
 
     async def _without_library(
         self, task: TaskDescription, tenant: str, timing_ms: dict[str, float], why: str
@@ -257,45 +265,36 @@ class Matcher:
         if self._adapters.by_id:
             raise GenerationFailed(f"the engine takes adapters from the library, and {why}")
         with timed(timing_ms, "embed"):
-            embedding = await self.maker.embed(task.text)
-        weights = await self._generated(embedding, timing_ms)
+            embedding = await self.maker.embed(task)
+        weights, n_left_out = await self.maker.write(task, embedding, timing_ms)
         adapter = self._adapters.hold(weights, tenant=tenant)
-        reason = f"a new adapter was written for this description and is not kept: {why}"
+        reason = f"{_new_for(task, n_left_out)}, and is not kept: {why}"
         return Found("generated", reason, adapter, timing_ms=timing_ms)
 
     async def _claimed(self, query: _Query) -> Claim:
         while True:
-            claim = await self._library.claim(query.task.text, tenant=query.tenant)
+            claim = await self._library.claim(query.task.label, tenant=query.tenant)
             if claim.mine or claim.record is not None:
                 return claim
             await asyncio.sleep(_ASK_AGAIN_S)
 
-    async def _compared(
-        self, query: _Query, decision: policy.Verify, timing_ms: dict[str, float]
-    ) -> tuple[Weights, float]:
-        """A new adapter and its distance from the held one; infinite if that can't be loaded."""
-        weights = await self._generated(query.embedding, timing_ms)
+    async def _distance(
+        self, query: _Query, decision: policy.Verify, weights: Weights, timing_ms: dict[str, float]
+    ) -> float:
+        """How far a new adapter is from the held one; infinite if that can't be loaded."""
         with timed(timing_ms, "compare"):
             try:
                 held = await self._adapters.load(decision.match.adapter_id, tenant=query.tenant)
-                distance = await self.maker.distance(weights, held.weights)
+                return await self.maker.distance(weights, held.weights)
             except AdapterError as error:
                 logger.warning("no comparison: %s", error)
-                return weights, float("inf")
-        return weights, distance
-
-    async def _generated(
-        self, embedding: NDArray[np.float32] | None, timing_ms: dict[str, float]
-    ) -> Weights:
-        assert embedding is not None, "only an exact hit goes without an embedding"
-        with timed(timing_ms, "generate"):
-            return await self.maker.generate(embedding)
+                return float("inf")
 
     async def _check_allowed(self, weights: Weights, tenant: str) -> None:
         """The same text gives the same adapter, and that one may have been quarantined before."""
         adapter_id = await self.maker.run(lambda: weights.adapter_id)  # a hash over all tensors
         if await self._library.state_of(adapter_id, tenant=tenant) == "quarantined":
-            raise GenerationFailed(f"adapter {adapter_id} of this description is quarantined")
+            raise GenerationFailed(f"adapter {adapter_id} of this task is quarantined")
 
     def _described(
         self, query: _Query, decision: policy.Reuse, claim: Claim | None
@@ -304,7 +303,6 @@ class Matcher:
         hits = [hit for hit in query.hits if hit.adapter.id == decision.adapter_id]
         if not all(map(is_own, hits)):
             return None  # shared adapters are changed by their operators only
-        assert query.embedding is not None, "a near description was searched for"
         task = self._task(query)
         return self._writes.begin(
             lambda: self._library.describe(
@@ -323,6 +321,13 @@ class Matcher:
             self._adapters.forget(record.id, tenant=query.tenant)
 
     def _task(self, query: _Query) -> Task:
-        assert query.embedding is not None, "only an exact hit goes without an embedding"
-        encoder = self._library.identity.encoder
-        return Task(query.task.text, query.embedding, encoder, query.task.source)
+        assert query.embedding.size, "only an exact hit goes without an embedding"
+        task, encoder = query.task, self._library.identity.encoder
+        # What examples tell is found by its own label only, never by likeness.
+        embedding = None if task.examples else query.embedding
+        return Task(task.label, embedding, encoder, task.source)
+
+
+def _new_for(task: TaskDescription, n_left_out: int) -> str:
+    reason = f"a new adapter was written for {task.told_by}"
+    return f"{reason}; {n_left_out} were left out as too long together" if n_left_out else reason

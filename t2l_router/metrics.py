@@ -17,7 +17,21 @@ from t2l_router.readiness import Readiness
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PHASES = frozenset(
-    {"describe", "embed", "search", "guard", "generate", "verify", "store", "load", "first_token"}
+    {
+        "describe",
+        "session",
+        "infer",
+        "lookup",
+        "embed",
+        "search",
+        "claim",
+        "read",
+        "generate",
+        "compare",
+        "store",
+        "load",
+        "first_token",
+    }
 )
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)

@@ -13,7 +13,7 @@ from adapters_store.errors import StoreError
 from adapters_store.names import DEFAULT_TENANT
 from t2l_router.config import Settings
 from t2l_router.errors import InvalidAdapter
-from t2l_router.maker import Encoder
+from t2l_router.writer import Encoder
 
 if TYPE_CHECKING:
     from rich.progress import Progress

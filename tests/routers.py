@@ -9,11 +9,12 @@ from t2l_router import wire
 from t2l_router.assembly import Making, assemble
 from t2l_router.config import Settings
 from t2l_router.engines.echo import EchoEngine
-from t2l_router.engines.echo_adapters import EchoEncoder, EchoGenerator, EchoTensors
+from t2l_router.engines.echo_adapters import EchoEncoder, EchoGenerator, EchoReader, EchoTensors
 from t2l_router.router import Caller, Router, ServedModel
 
 MODEL = "org/base"
 FINGERPRINT = "0" * 64
+_READER = EchoReader()
 
 
 def open_store(directory: Path) -> AdapterStore:
@@ -28,17 +29,20 @@ def echo_router(
     engine=None,
     encoder=None,
     store=None,
+    reader=_READER,
     kind="local",
     **settings,
 ) -> Router:
-    """A router over a library in *directory*, or in a new one."""
+    """A router over a library in *directory*, or in a new one; without *reader*, no examples."""
     directory = directory or Path(tempfile.mkdtemp(prefix="t2l-test-"))
     return assemble(
         Settings(data_dir=directory, engine=kind, **settings),
         store or open_store(directory),
         ServedModel(MODEL, FINGERPRINT, ("base-short",)),
         engine or EchoEngine(),
-        Making(encoder or EchoEncoder(), generator or EchoGenerator(), EchoTensors()),
+        Making(
+            encoder or EchoEncoder(), generator or EchoGenerator(), EchoTensors(), reader=reader
+        ),
     )
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from t2l_router.context import ContextReader, Pair, Reading
+from t2l_router.context import ContextReader, Reading
 from t2l_router.errors import ConfigError
+from t2l_router.examples import Pair
 from t2l_router.lora import LoraWeights
 from training.corpus import Example, Task
 from training.embeddings import Encoder

@@ -47,7 +47,9 @@ class T2LMiddleware(AgentMiddleware[Any, Any, Any]):
         task = self._task_of(request)
         if task is None:
             return request
-        return request.override(model_settings=request.model_settings | {"t2l_description": task})
+        # The model's own examples are those of another task.
+        fields = {"t2l_description": task, "t2l_examples": None}
+        return request.override(model_settings=request.model_settings | fields)
 
     def _task_of(self, request: ModelRequest[Any]) -> str | None:
         if isinstance(self._describe, str):

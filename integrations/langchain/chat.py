@@ -26,7 +26,9 @@ from integrations.langchain.structured import Method, response_format, structure
 from t2l_router.client import Client, HttpClient
 
 DEFAULT_URL = "http://127.0.0.1:8000/v1"
-_T2L_FIELDS = ("t2l_description", "t2l_adapter", "t2l_session", "t2l_required")
+_T2L_FIELDS = (
+    "t2l_description", "t2l_examples", "t2l_adapter", "t2l_session", "t2l_required",
+)  # fmt: skip
 _SAMPLING = ("temperature", "top_p", "max_tokens", "seed", "stop")
 
 
@@ -41,6 +43,8 @@ class ChatT2L(BaseChatModel):
     Args:
         model: As ``/v1/models`` lists them; by default the first of them, the base model.
         t2l_description: The task, in a sentence; the answering adapter is made from it.
+        t2l_examples: A few of its examples, ``{"input": ..., "output": ...}``, with a description
+            or instead; for a server whose hypernetwork reads examples.
         t2l_adapter: An adapter's id or alias, instead of a description.
         t2l_session: Holds on to one adapter over a conversation's turns.
         t2l_required: Fail with `AdapterUnavailable` rather than have the base model answer.
@@ -58,6 +62,7 @@ class ChatT2L(BaseChatModel):
 
     model: str | None = None
     t2l_description: str | None = None
+    t2l_examples: list[dict[str, str]] | None = None
     t2l_adapter: str | None = None
     t2l_session: str | None = None
     t2l_required: bool | None = None

@@ -17,10 +17,13 @@ from adapters_store.names import ADAPTER_ID
 from adapters_store.records import Hit
 from t2l_router import intake
 from t2l_router.admin.acting import MOST, Acting, Body, Name, Ref
-from t2l_router.describe import MAX_CHARS, TaskDescription, validated
+from t2l_router.describe import MAX_CHARS, TaskDescription, of_examples, validated
+from t2l_router.errors import InvalidDescription
+from t2l_router.examples import MOST as MOST_EXAMPLES
 from t2l_router.gate import principal_of
 from t2l_router.readiness import Readiness
 from t2l_router.router import Router
+from t2l_router.wire import Example
 
 ZIP = "application/zip"
 IMPORT_PATH = "/admin/adapters/import"
@@ -35,6 +38,13 @@ class Described(Body):
     """A task, in words."""
 
     description: _Text
+
+
+class Told(Body):
+    """A task, in words, by examples, or both."""
+
+    description: _Text | None = None
+    examples: list[Example] | None = Field(None, min_length=1, max_length=MOST_EXAMPLES)
 
 
 class Search(Body):
@@ -61,11 +71,11 @@ class MoveRoutes:
         self._importing = asyncio.Semaphore(_AT_ONCE)
 
     async def create(
-        self, request: Request, body: Described, tenant: Name | None = None
+        self, request: Request, body: Told, tenant: Name | None = None
     ) -> AdapterRecord:
-        """Make sure that a description has an adapter, as a request with it would."""
+        """Make sure that a task has an adapter, as a request with it would."""
         store, whose = self._acting.for_one(request, tenant)
-        task = TaskDescription(validated(body.description, param="description"), "body")
+        task = _task(body)
         adapter_id = await self._readiness.router.prepare(task, tenant=whose)
         return await asyncio.to_thread(store.get, adapter_id, tenant=whose)
 
@@ -90,7 +100,7 @@ class MoveRoutes:
     ) -> AdapterRecord:
         """Give an adapter one more description, by which it is found."""
         store, whose = self._acting.for_one(request, tenant)
-        text = validated(body.description, param="description")
+        text = intake.remembered(body.description, param="description")
         (task,) = await _tasks(self._readiness.router, [text])
         return await asyncio.to_thread(store.add_description, ref, task, tenant=whose)
 
@@ -128,6 +138,16 @@ async def _received(request: Request) -> AsyncIterator[BinaryIO]:
                 await asyncio.to_thread(file.write, piece)
             file.flush()
         yield cast("BinaryIO", file)
+
+
+def _task(body: Told) -> TaskDescription:
+    text = "" if body.description is None else validated(body.description, param="description")
+    if body.examples is not None:
+        pairs = [(pair.input, pair.output) for pair in body.examples]
+        return of_examples(text, pairs, param="examples")
+    if not text:
+        raise InvalidDescription("give a description, examples, or both", param="description")
+    return TaskDescription(text, "body")
 
 
 async def _tasks(router: Router, texts: list[str]) -> list[Task]:

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from t2l_router import bootstrap
-from t2l_router.cli.conversation import Conversation
+from t2l_router.cli.conversation import Conversation, Stated
+from t2l_router.cli.examples import examples_option
 from t2l_router.cli.loading import loading
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Output, output_option
@@ -18,6 +19,7 @@ from t2l_router.client import HttpClient
 from t2l_router.config import Settings
 from t2l_router.describe import validated
 from t2l_router.errors import T2LError
+from t2l_router.examples import Pair, wire_form
 from t2l_router.inprocess import InProcessClient
 
 _HELP = "/task TEXT sets the task, /task alone drops it, /new starts over, /quit or Ctrl-D ends."
@@ -28,6 +30,7 @@ _HELP = "/task TEXT sets the task, /task alone drops it, /new starts over, /quit
 @click.option(
     "-d", "--description", help="The task, in a sentence; without it the conversation shows it."
 )
+@examples_option
 @click.option("-m", "--model", help="A model as /v1/models lists them, e.g. t2l:base.")
 @click.option("--server", metavar="URL", help="Ask this server instead of loading the models here.")
 @click.option("--compare", is_flag=True, help="Answer with the base model too, side by side.")
@@ -40,6 +43,7 @@ def command(
     *,
     prompt: str | None,
     description: str | None,
+    examples: tuple[Pair, ...],
     model: str | None,
     server: str | None,
     settings: Settings,
@@ -65,7 +69,8 @@ def command(
     with asyncio.Runner() as runner:
         try:
             options["model"] = model or runner.run(talk.default_model())
-            conversation = Conversation(talk, options, description, out, compare=compare)
+            task = Stated(description, wire_form(examples))
+            conversation = Conversation(talk, options, task, out, compare=compare)
             if prompt is None:
                 _repeat(runner, conversation)
             else:
@@ -112,8 +117,7 @@ def _repeat(runner: asyncio.Runner, conversation: Conversation) -> None:
 def _obey(line: str, conversation: Conversation) -> None:
     command, _, text = line.partition(" ")
     if command == "/task":
-        conversation.description = validated(text) if text.strip() else None
-        conversation.is_dropped = conversation.description is None
+        conversation.task = Stated(validated(text)) if text.strip() else None
     elif command == "/new":
         conversation.messages = []
     else:

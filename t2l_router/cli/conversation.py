@@ -37,6 +37,25 @@ class Spoken:
         return {"answer": self.text, "t2l": self.facts and self.facts.model_dump()}
 
 
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """
+    The task as the user states it; stating nothing leaves it to the conversation.
+
+    Args:
+        description: In words.
+        examples: As requests hold them.
+    """
+
+    description: str | None = None
+    examples: list[dict[str, str]] = field(default_factory=list)
+
+    def fields(self) -> dict[str, Any]:
+        """Give the fields of a request for it."""
+        named = {"t2l_description": self.description, "t2l_examples": self.examples}
+        return {name: value for name, value in named.items() if value}
+
+
 @dataclass(slots=True)
 class Conversation:
     """
@@ -45,28 +64,23 @@ class Conversation:
     Args:
         talk: Who answers.
         options: Fields of every request, ``model`` among them.
-        description: The task; None leaves it to the conversation.
+        task: What the user states; None once he dropped it: then the base model answers.
         out: How to print.
         compare: Have the base model answer too.
-        is_dropped: The task was dropped: the base model answers until there is another.
     """
 
     talk: Talk
     options: dict[str, Any]
-    description: str | None
+    task: Stated | None
     out: Output
     compare: bool = False
-    is_dropped: bool = False
     messages: list[dict[str, str]] = field(default_factory=list)
 
     async def turn(self, prompt: str) -> None:
         """Ask, print the answer, and remember both once the answer is whole."""
         messages = [*self.messages, {"role": "user", "content": prompt}]
-        body = self.options | {"messages": messages}
-        if self.description is not None:
-            body |= {"t2l_description": self.description}
-        elif self.is_dropped:
-            body |= {"model": BASE}
+        stated = {"model": BASE} if self.task is None else self.task.fields()
+        body = self.options | {"messages": messages} | stated
         spoken = await (self._compare(body) if self.compare else self._show(body))
         self.messages = [*messages, {"role": "assistant", "content": spoken.text}]
 

@@ -20,6 +20,7 @@ from adapters_store.identity import AdapterId
 from adapters_store.peft_files import CONFIG_FILE, WEIGHTS_FILE
 from t2l_router.engines.base import Weights
 from t2l_router.errors import InvalidAdapter
+from t2l_router.examples import Pair
 
 BASE = "0" * 64
 _MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -74,6 +75,24 @@ class EchoGenerator:
     def generate(self, embeddings: NDArray[np.float32]) -> list[EchoAdapter]:
         """Write one adapter of rank 1 per row: lora_A is the embedding."""
         return [_adapter(_files(row)) for row in embeddings]
+
+
+class EchoReader:
+    """Reads a task as its description's embedding, turned by its examples."""
+
+    def read(
+        self,
+        embeddings: NDArray[np.float32],
+        texts: Sequence[str],  # noqa: ARG002 - equal texts have equal embeddings
+        sets: Sequence[Sequence[Pair]],
+    ) -> NDArray[np.float32]:
+        """Read tasks as ``[N, dim]``."""
+        shown = [EchoEncoder().embed([repr(pairs)])[0] if pairs else 0 for pairs in sets]
+        return np.stack([row + turn for row, turn in zip(embeddings, shown, strict=True)])
+
+    def n_fitting(self, pairs: Sequence[Pair]) -> int:
+        """All fit."""
+        return len(pairs)
 
 
 class EchoTensors:

@@ -11,6 +11,7 @@ from adapters_store.errors import Conflict, InvalidImport
 from adapters_store.imports import LIMITS, Foreign, capped, manifest_bytes
 from adapters_store.peft_files import CONFIG_FILE, WEIGHTS_FILE
 from adapters_store.records import AdapterRecord, AuditEntry, Description, Hit, State
+from t2l_router.examples import Pair, wire_form
 from t2l_router.remote.aliases import RemoteAliases
 from t2l_router.remote.connection import Connection, adapter_path
 from t2l_router.remote.tenants import RemoteKeys, RemoteQuotas, RemoteReports, RemoteSpending
@@ -77,9 +78,13 @@ class RemoteStore:
         body = {"text": text, "limit": k}
         return self._server.call(list[Hit], "POST", "/search", params={"tenant": tenant}, json=body)
 
-    def create(self, description: str, *, tenant: str | None) -> AdapterRecord:
-        """Make sure that a description has an adapter."""
-        body = {"description": description}
+    def create(
+        self, description: str | None, pairs: Sequence[Pair] = (), *, tenant: str | None
+    ) -> AdapterRecord:
+        """Make sure that a task has an adapter: of a description, of examples, or of both."""
+        body: dict[str, Any] = {} if description is None else {"description": description}
+        if pairs:
+            body["examples"] = wire_form(pairs)
         return self._server.call(
             AdapterRecord, "POST", "/adapters", params={"tenant": tenant}, json=body
         )

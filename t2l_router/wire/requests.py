@@ -136,6 +136,13 @@ class StreamOptions(Incoming):
     include_obfuscation: bool | None = None
 
 
+class Example(Incoming):
+    """An input of a task, and what is answered to it."""
+
+    input: str
+    output: str
+
+
 class ChatRequest(Incoming):
     """The body of ``POST /v1/chat/completions``."""
 
@@ -171,6 +178,7 @@ class ChatRequest(Incoming):
 
     # ours; `describe` judges the description, so that its errors are its own
     t2l_description: Any = None
+    t2l_examples: list[Example] | None = Field(None, min_length=1, max_length=16)
     t2l_adapter: str | None = None
     t2l_session: str | None = Field(None, max_length=200)
     t2l_required: bool | None = None

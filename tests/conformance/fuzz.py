@@ -36,9 +36,9 @@ HOSTILE = (
 CHAT_FIELDS = (
     "messages", "model", "stream", "stream_options", "temperature", "top_p", "seed", "stop",
     "max_tokens", "max_completion_tokens", "n", "logprobs", "top_logprobs", "response_format",
-    "tools", "tool_choice", "logit_bias", "metadata", "t2l_description", "t2l_adapter",
-    "t2l_session", "t2l_required", "cache_salt", "user", "prompt", "input", "trace", "rating",
-    "encoding_format", "dimensions", "suffix", "echo", "best_of", "anything",
+    "tools", "tool_choice", "logit_bias", "metadata", "t2l_description", "t2l_examples",
+    "t2l_adapter", "t2l_session", "t2l_required", "cache_salt", "user", "prompt", "input", "trace",
+    "rating", "encoding_format", "dimensions", "suffix", "echo", "best_of", "anything",
 )  # fmt: skip
 POSTED = (
     "/v1/chat/completions", "/v1/chat/completions", "/v1/chat/completions", "/v1/completions",
@@ -56,7 +56,7 @@ MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id", "refu
 ADMIN_FIELDS = (
     "description", "text", "limit", "ref", "move", "state", "pinned", "add", "remove", "name",
     "scopes", "expires_at", "filters", "to_quota", "purge_after_s", "apply", "others", "by",
-    "max_adapters",
+    "max_adapters", "examples",
 )  # fmt: skip
 QUERY = (
     "tenant", "limit", "cursor", "filter", "ref", "top", "deleted", "by", "threshold", "days",
@@ -144,7 +144,15 @@ class Mix:
         found = {name: self.random.choice(self.values) for name in names}
         if "role" in fields:
             found["role"] = self.random.choice(("user", "system", "tool", *self.texts[:1]))
+        for name in {"t2l_examples", "examples"} & found.keys():
+            if self.random.random() < 0.7:
+                found[name] = [self._pair() for _ in range(self.random.randrange(5))]
         return found
+
+    def _pair(self) -> dict[str, Any]:
+        """An example as it should be, or nearly."""
+        names = self.random.choice((("input", "output"), ("input", "output", "x"), ("output",)))
+        return {name: self.random.choice((*self.texts, self.values[0])) for name in names}
 
     def _path(self) -> str:
         return self.random.choice(self.texts).encode(errors="replace").decode()

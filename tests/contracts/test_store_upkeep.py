@@ -10,6 +10,7 @@ from adapters_store.backup import backup, restore
 from adapters_store.errors import LeaseLost
 from adapters_store.maintenance import PrunePolicy
 from adapters_store.quotas import Quota
+from adapters_store.records import EXAMPLES, Task
 from tests.adapter_files import BASE, ENCODER, make_embedding, make_files, make_task
 
 NOW = PrunePolicy(purge_after=timedelta(0), stray_after=timedelta(0))
@@ -146,6 +147,30 @@ def test_another_encoder(store):
     assert search(store, 1, encoder=OTHER, dim=8)[0] == ids[1]
     assert store.reembedding.forget_others(OTHER) == 3
     assert search(store, 2, encoder=OTHER, dim=8)[0] == ids[2]
+
+
+def test_told_by_examples(store):
+    """What examples tell is found by its very text alone, also after a migration."""
+    task = Task("Loud [1 example, 0f]", None, ENCODER, EXAMPLES)
+    record = store.add(make_files(7), tenant="acme", base=BASE, task=task)
+    add(store, 1)
+
+    def embed(texts):
+        assert "Loud [1 example, 0f]" not in texts
+        return np.stack([make_embedding(1, 8) for _ in texts])
+
+    def named(encoder):
+        scope = {"tenant": "acme", "base": BASE, "encoder": encoder}
+        return store.exact("loud [1 example, 0f]", **scope).id
+
+    assert named(ENCODER) == record.id
+    assert record.id not in search(store, 1)
+    migration = store.reembedding.apply(OTHER, embed)
+    assert (migration.is_done, migration.descriptions, migration.missing) == (True, 1, 0)
+    assert named(OTHER) == record.id
+    assert record.id not in search(store, 1, encoder=OTHER, dim=8)
+    shared = store.promote(record.id, tenant="acme")
+    assert shared.description == "Loud [1 example, 0f]"
 
 
 def test_index_rebuild(store):

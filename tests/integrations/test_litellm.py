@@ -41,6 +41,15 @@ def test_plain(call):
     assert litellm.completion(**call).t2l["decision"] == "base"
 
 
+def test_examples(call):
+    """Examples are a plain argument, too, and tell a task of their own."""
+    shown = [{"input": "one two", "output": "un deux"}]
+    by_examples = litellm.completion(**call, t2l_description=FRENCH, t2l_examples=shown)
+    by_sentence = litellm.completion(**call, t2l_description=FRENCH)
+
+    assert None is not by_examples.t2l["adapter"] != by_sentence.t2l["adapter"]
+
+
 def test_extra_body(call):
     """``extra_body``, which other providers need, has the same effect."""
     plain = litellm.completion(**call, t2l_description=FRENCH)

@@ -7,6 +7,7 @@ import click
 
 from adapters_store import AdapterRecord, AdapterStore, Hit, Lineage, Task, imports, transfer
 from adapters_store.imports import Foreign
+from adapters_store.records import EXAMPLES
 from t2l_router import bootstrap, intake, storage
 from t2l_router.bootstrap import Writing
 from t2l_router.cli.adapters.options import (
@@ -16,11 +17,13 @@ from t2l_router.cli.adapters.options import (
     server_option,
     tenant_option,
 )
+from t2l_router.cli.examples import examples_option, told
 from t2l_router.cli.loading import loading
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Column, Output, output_option
 from t2l_router.config import Settings
 from t2l_router.describe import validated
+from t2l_router.examples import Pair
 from t2l_router.intake import Fit
 from t2l_router.remote import RemoteStore
 
@@ -28,7 +31,8 @@ _model_options = settings_options("data_dir", "base_model", "hypernet", "encoder
 
 
 @click.command()
-@click.argument("description")
+@click.argument("description", required=False)
+@examples_option
 @click.option("--alias", help="Also give it this name.")
 @click.option("--tag", "tags", multiple=True, help="Also tag it; may be repeated.")
 @tenant_option
@@ -40,27 +44,31 @@ def create(
     out: Output,
     settings: Settings,
     server: str | None,
-    description: str,
+    description: str | None,
+    examples: tuple[Pair, ...],
     alias: str | None,
     tags: tuple[str, ...],
     tenant: str,
 ) -> None:
     """
-    Write an adapter from a task description and keep it.
+    Write an adapter from a task description, examples or both, and keep it.
 
-    The same description gives the same adapter, so that a second call changes nothing. A server
+    The same task gives the same adapter, so that a second call changes nothing. A server
     decides as for a request: what it holds for a like description may do.
     """
-    text = validated(description)
+    given = told(description, examples)
     if server is not None:
         with open_server(settings, server) as remote:
-            record = remote.create(text, tenant=tenant)
+            record = remote.create(given.text or None, given.examples, tenant=tenant)
             _finish(remote, out, record, alias=alias, tags=tags)
         return
-    writing = _load(settings)
-    embeddings = writing.encoder.embed([text])
-    (weights,) = writing.generator.generate(embeddings)
-    task = Task(text, embeddings[0], writing.encoder.fingerprint, "operator")
+    with loading() as (enter, progress):
+        writing = bootstrap.load_writing(settings, enter=enter, progress=progress)
+        writer = bootstrap.load_writer(settings, writing, enter=enter)
+    weights = writer.write(given)
+    embedding = None if given.examples else writer.embed(given)
+    source = EXAMPLES if given.examples else "operator"
+    task = Task(given.label, embedding, writing.encoder.fingerprint, source)
     with storage.open_library(settings, actor=storage.operator()) as store:
         record = store.add(
             storage.adapter_files(weights),

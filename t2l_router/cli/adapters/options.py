@@ -16,6 +16,7 @@ from t2l_router import storage
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Column, Output, age, size
 from t2l_router.config import Settings
+from t2l_router.examples import headline
 from t2l_router.remote import RemoteStore
 
 R = TypeVar("R")
@@ -107,6 +108,8 @@ def columns(out: Output) -> list[Column]:
 
     def description(text: object) -> str:
         line = " ".join(str(text).split())
+        if out.is_human:
+            line = headline(line)
         if not out.is_human or len(line) <= width:
             return line
         return f"{line[: width - 1]}…"

@@ -63,6 +63,45 @@ def test_create_again(ask):
     assert made[0]["description"] == "Rhyme"
 
 
+SHOWN = [{"input": "sun", "output": "SUN"}]
+
+
+@pytest.mark.parametrize("description", [None, "Say it louder"])
+def test_create_from_examples(ask, description):
+    """Examples make an adapter of their own, which export and import know by them again."""
+    body = {"examples": SHOWN} | ({"description": description} if description else {})
+    made = [ask("POST", "/adapters", json=body).json() for _ in range(2)]
+    path = f"/adapters/{made[0]['id']}"
+    exported = ask("GET", f"{path}/export").content
+    ask("DELETE", path)
+    upload(ask, exported)
+    texts = ask("GET", f"{path}/descriptions").json()
+
+    assert made[0]["id"] == made[1]["id"]
+    assert "[1 example, " in made[0]["description"]
+    assert [(text["text"], text["source"]) for text in texts] == [
+        (made[0]["description"], "examples")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "description"),
+        ({"description": None}, "description"),
+        ({"examples": []}, "examples"),
+        ({"examples": [{"input": "x", "output": ""}]}, "examples[0].output"),
+        ({"examples": [{"input": "x"}]}, "examples[0].output"),
+    ],
+)
+def test_create_from_nothing(ask, body, param):
+    """What tells no task is a 400 that names the field."""
+    answer = ask("POST", "/adapters", json=body)
+
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == param
+
+
 def test_describe(ask):
     """An adapter that came without a description is found as soon as it has one."""
     record = upload(ask, echo_files("hidden")).json()
@@ -157,7 +196,14 @@ def test_command_line(t2l, tmp_path):
     pushed = t2l("push", "welsh", str(tmp_path / "pushed"))
     again = t2l("import", str(tmp_path / "a.zip"), "-d", "Cymraeg", "--alias", "cymraeg")
     pulled = t2l("pull", str(tmp_path / "pushed"))
+    file = tmp_path / "examples.jsonl"
+    file.write_text('{"input": "bore", "output": "bore da"}')
+    shown = t2l("create", "--examples", str(file))
+    t2l("export", shown["id"], "-o", str(tmp_path / "shown.zip"))
+    kept = t2l("import", str(tmp_path / "shown.zip"))
 
+    assert shown["description"].startswith("[1 example, ")
+    assert (kept["id"], kept["n_descriptions"]) == (shown["id"], 1)
     assert (made["tenant"], made["aliases"], made["tags"]) == ("acme", ["welsh"], ["cy"])
     assert hit["id"] == exported["id"] == pushed["id"] == again["id"] == pulled["id"] == made["id"]
     assert WEIGHTS_FILE in exported["files"]

@@ -31,7 +31,8 @@ def model():
         send(handler, 200, json.dumps({"model": "m", "choices": [choice]}).encode())
 
     with answering(answer) as url:
-        llm = ChatT2L(base_url=url, model="m", t2l_description="own")
+        shown = [{"input": "own", "output": "OWN"}]
+        llm = ChatT2L(base_url=url, model="m", t2l_description="own", t2l_examples=shown)
         yield llm, bodies
         llm.client.close()
 
@@ -53,6 +54,8 @@ def test_task_of_each_step(model, describe, tasks):
     result = agent.invoke({"messages": [("user", "go")]})
     assert result["messages"][-1].content == "done"
     assert [body["t2l_description"] for body in bodies] == tasks
+    # The model's own examples go with its own task only.
+    assert ["t2l_examples" in body for body in bodies] == [task == "own" for task in tasks]
     assert bodies[1]["messages"][-1]["content"] == "found x"
 
 

@@ -31,10 +31,32 @@ def test_choosing_writes_nothing(llm):
     assert selector.invoke(task).adapter == answer.response_metadata["t2l"]["adapter"]
 
 
+def test_examples(llm):
+    """The choice for examples is the adapter that answers with them, in a model with others too."""
+    examples = [{"input": "sun", "output": f"SUN {type(llm.client).__name__}"}]
+    selector = T2LAdapterSelector(llm, lambda given: given, examples=examples)
+    other = llm.model_copy(update={"t2l_examples": [{"input": "a", "output": "b"}]})
+
+    choice = selector.invoke("Shout")
+    written = other.bind(**choice.fields()).invoke("x").response_metadata["t2l"]
+    held = selector.invoke("Shout")
+    again = other.bind(**held.fields()).invoke("x").response_metadata["t2l"]
+    assert (choice.decision, choice.examples, written["decision"]) == (
+        "generated",
+        examples,
+        "generated",
+    )
+    assert held.adapter == written["adapter"] == again["adapter"]
+    assert again["decision"] == "explicit"
+
+
 def test_no_description(llm):
     """Without a task the base model is chosen."""
     choice = T2LAdapterSelector(llm, lambda _: None).invoke("x")
-    assert (choice.decision, choice.fields()) == ("base", {"t2l_description": None})
+    assert (choice.decision, choice.fields()) == (
+        "base",
+        {"t2l_description": None, "t2l_examples": None},
+    )
 
 
 def test_conversation(llm):

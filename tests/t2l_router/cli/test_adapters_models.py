@@ -33,6 +33,12 @@ def embed(texts):
     return np.array(rows, np.float32)
 
 
+def read(embeddings, texts, sets):
+    """The embeddings, moved by the examples."""
+    moved = [np.full(32, len(repr(pairs)) if pairs else 0) for pairs in sets]
+    return embeddings + np.array(moved, np.float32)
+
+
 def generate(embeddings):
     """One adapter per embedding, the same for the same one."""
     adapters = []
@@ -57,10 +63,12 @@ def _models(monkeypatch, tmp_path):
     """Models that need no weights, and a data directory of our own."""
     writing = bootstrap.Writing(
         base=SimpleNamespace(name="tiny", fingerprint=BASE),
-        encoder=SimpleNamespace(embed=embed, fingerprint="words"),
+        encoder=SimpleNamespace(embed=embed, fingerprint="words", dim=32),
         generator=SimpleNamespace(generate=generate, spec=SPEC, hypernet_id="hyper"),
     )
+    reader = SimpleNamespace(read=read, n_fitting=len)
     monkeypatch.setattr(make.bootstrap, "load_writing", lambda settings, **_: writing)
+    monkeypatch.setattr(make.bootstrap, "load_reader", lambda settings, _, **__: reader)
     other = SimpleNamespace(embed=lambda texts: embed(texts)[:, ::-1], fingerprint="backwards")
     monkeypatch.setattr(index, "load_encoder", lambda settings, **_: other)
     monkeypatch.chdir(tmp_path)
@@ -217,3 +225,18 @@ def test_module_shapes():
     """Every layer's module has its own path and shape."""
     assert storage.module_shapes(SPEC)["model.layers.1.self_attn.v_proj"] == (8, 6)
     assert len(storage.module_shapes(SPEC)) == 4
+
+
+def test_create_from_examples(tmp_path):
+    """What examples tell is kept under their name, which lists show first, and no search finds."""
+    (tmp_path / "loud.jsonl").write_text('{"input": "sun", "output": "SUN"}\n')
+    made = t2l("adapters", "create", "Say it louder", "--examples", "loud.jsonl")
+    again = t2l("adapters", "create", "Say it LOUDER", "--examples", "loud.jsonl")
+    alone = t2l("adapters", "create", "--examples", "loud.jsonl")
+    sentence = t2l("adapters", "create", "Say it louder")
+
+    assert made["id"] == again["id"]
+    assert len({made["id"], alone["id"], sentence["id"]}) == 3
+    assert made["description"].startswith("Say it louder [1 example, ")
+    assert [hit["id"] for hit in t2l("adapters", "search", "Say it louder")] == [sentence["id"]]
+    assert t2l("adapters", "show", made["id"])["descriptions"] == [made["description"]]

@@ -47,6 +47,16 @@ def test_explain_description(t2l):
     assert new["nearest"]["description"] == TASK
 
 
+def test_explain_examples(t2l, tmp_path):
+    """Examples are another task than the same description without them."""
+    file = tmp_path / "examples.jsonl"
+    file.write_text('{"input": "sun", "output": "soleil"}')
+    shown = json.loads(t2l("explain", TASK, "--examples", str(file), "--format", "json"))
+
+    assert (shown["decision"], shown["nearest"]) == ("generated", None)
+    assert shown["task"] == {"text": TASK, "source": "examples", "examples": 1}
+
+
 def test_explain_request(t2l, tmp_path):
     """A whole request can be explained."""
     body = tmp_path / "request.json"
@@ -69,7 +79,7 @@ def test_explain_trace(t2l):
 @pytest.mark.parametrize("args", [[], [TASK, "--trace", "first"]])
 def test_explain_usage(t2l, args):
     """One thing is explained at a time."""
-    assert "give one of" in t2l("explain", *args, code=2)
+    assert "give a task" in t2l("explain", *args, code=2)
 
 
 def test_stats(t2l):

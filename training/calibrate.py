@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 from t2l_router import checkpoint, models
 from t2l_router.config import Settings
 from t2l_router.encoder import TaskEncoder
-from t2l_router.errors import T2LError
+from t2l_router.errors import ConfigError, T2LError
 from t2l_router.generator import AdapterGenerator
 from t2l_router.guard import contradictions
 from training import opposites
@@ -161,11 +161,17 @@ def calibrate(options: Options) -> tuple[Outcome, Row]:
         The outcome, and the JSON document about it.
 
     Raises:
-        ConfigError: The corpus has too little.
+        ConfigError: The corpus has too little, or the hypernetwork reads tokens.
     """
     began = time.monotonic()
     hypernet = checkpoint.from_pretrained(options.checkpoint)
     generator = AdapterGenerator.load(options.checkpoint, base=hypernet.config.lora)
+    if generator.reads:
+        # Served adapters are written from tokens; thresholds for those of embeddings would lie.
+        raise ConfigError(
+            f"{options.checkpoint} reads descriptions by token, which isn't measured here; without "
+            "thresholds only equal texts share an adapter"
+        )
     encoder_model = models.pull(
         options.encoder or hypernet.config.encoder, cache_dir=Settings().cache_dir
     )

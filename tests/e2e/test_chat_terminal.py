@@ -65,6 +65,23 @@ def server(tmp_path_factory):
         yield program.url
 
 
+def test_examples(server, tmp_path):
+    """Examples tell the task until another is set: they are none of the other's."""
+    (tmp_path / "loud.jsonl").write_text('{"input": "sun", "output": "SUN"}')
+    terminal = Terminal(tmp_path, "--server", server, "--examples", "loud.jsonl")
+    terminal.wait_for_prompt()
+    terminal.type("moon\n")
+    terminal.wait_for("a new adapter was written for these examples")
+    terminal.wait_for_prompt()
+    terminal.type("/task Say it softly\n")
+    terminal.wait_for_prompt()
+    terminal.type("moon\n")
+    terminal.wait_for("a new adapter was written for this description")
+    terminal.wait_for_prompt()
+    terminal.type("/quit\n")
+    assert terminal.end() == 0
+
+
 def test_conversation(server, tmp_path):
     """Prompts are answered one after another; the task can be set and dropped on the way."""
     terminal = Terminal(tmp_path, "--server", server)

@@ -12,7 +12,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "stats": ("browse", "Count adapters, descriptions and hits."),
     "df": ("browse", "Show what each tenant's adapters take on the disk."),
     "history": ("browse", "Show who did what, the newest first."),
-    "create": ("make", "Write an adapter from a task description, examples or both, and keep it."),
+    "create": ("make", "Write an adapter for a task and keep it."),
     "search": ("make", "Find the adapters whose descriptions are nearest to TEXT."),
     "import": ("make", "Take in a PEFT directory or zip file (safetensors only)."),
     "pull": ("make", "Take in an adapter from a URL."),

@@ -51,10 +51,11 @@ def create(
     tenant: str,
 ) -> None:
     """
-    Write an adapter from a task description, examples or both, and keep it.
+    Write an adapter for a task and keep it.
 
-    The same task gives the same adapter, so that a second call changes nothing. A server
-    decides as for a request: what it holds for a like description may do.
+    A description tells it, examples or both. The same task gives the same adapter, so that a
+    second call changes nothing. A server decides as for a request: what it holds for a like
+    description may do.
     """
     given = told(description, examples)
     if server is not None:

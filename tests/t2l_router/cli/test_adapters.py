@@ -64,7 +64,7 @@ Commands:
   stats     Count adapters, descriptions and hits.
   df        Show what each tenant's adapters take on the disk.
   history   Show who did what, the newest first.
-  create    Write an adapter from a task description and keep it.
+  create    Write an adapter for a task and keep it.
   search    Find the adapters whose descriptions are nearest to TEXT.
   import    Take in a PEFT directory or zip file (safetensors only).
   pull      Take in an adapter from a URL.

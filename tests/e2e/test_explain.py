@@ -75,7 +75,7 @@ def test_explain_changes_nothing(echo):
     assert before["decision"] == again["decision"] == made["decision"] == "generated"
     assert models == unchanged
     assert before["adapter"] is None
-    assert before["task"] == {"text": task, "source": "body"}
+    assert before["task"] == {"text": task, "source": "body", "examples": 0}
     assert (after["decision"], after["adapter"]) == ("exact", made["adapter"])
 
 

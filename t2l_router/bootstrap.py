@@ -241,9 +241,10 @@ def load_reader(
         return None
     enter(f"loading {writing.base.name} to read tasks with")
     # The engine's own model can't be used: its weights are rounded, and another thread runs it.
-    # In the file's numbers its pages come from the file, whichever process reads them.
     device = torch_device(settings.device)
-    model, tokenizer = load_base(writing.base, dtype=torch.bfloat16, device=device)
+    # Without products in bfloat16 a CPU takes several times as long for them.
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model, tokenizer = load_base(writing.base, dtype=dtype, device=device)
     reader = ContextReader(model, tokenizer, reads.depths)
     reader.read(writing.encoder.embed(["warm up"]), ["warm up"], [()])
     return reader

@@ -1,9 +1,9 @@
 """For whom a request acts, and the words that the routes' parameters are made of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Query, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from adapters_store import AdapterStore
@@ -66,6 +66,25 @@ class Acting:
         if tenant not in (None, principal.tenant):
             raise KeyLacksScope("this key runs its own tenant's part of the library only")
         return store, principal.tenant
+
+
+class Routes:
+    """
+    Routes about one kind of thing.
+
+    Args:
+        acting: Knows for whom requests act.
+    """
+
+    def __init__(self, acting: Acting) -> None:
+        self._acting = acting
+
+    @staticmethod
+    def add(router: APIRouter, endpoints: Mapping[str, Callable[..., Any]]) -> None:
+        """Add routes to *router*, each by its method and path: ``GET /adapters``."""
+        for where, endpoint in endpoints.items():
+            method, path = where.split()
+            router.add_api_route(path, endpoint, methods=[method])
 
 
 def require_operator(request: Request, what: str) -> None:

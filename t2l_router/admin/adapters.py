@@ -18,6 +18,7 @@ from t2l_router.admin.acting import (
     Name,
     Page,
     Ref,
+    Routes,
     page_of,
     require_operator,
 )
@@ -50,16 +51,8 @@ class Removed:
     ended_aliases: list[str]
 
 
-class AdapterRoutes:
-    """
-    The routes.
-
-    Args:
-        acting: Knows for whom requests act.
-    """
-
-    def __init__(self, acting: Acting) -> None:
-        self._acting = acting
+class AdapterRoutes(Routes):
+    """Routes about single adapters."""
 
     # FastAPI runs functions that are not async in threads, where the database may be waited for.
 
@@ -147,16 +140,18 @@ class AdapterRoutes:
 def add_routes(router: APIRouter, acting: Acting) -> None:
     """Add every route to *router*."""
     adapters = AdapterRoutes(acting)
-    for method, path, endpoint in (
-        ("GET", "/adapters", adapters.page),
-        ("GET", "/adapters/{ref}", adapters.get),
-        ("DELETE", "/adapters/{ref}", adapters.delete),
-        ("POST", "/adapters/{ref}/undelete", adapters.undelete),
-        ("GET", "/adapters/{ref}/descriptions", adapters.descriptions),
-        ("PUT", "/adapters/{ref}/state", adapters.judge),
-        ("PUT", "/adapters/{ref}/pin", adapters.pin),
-        ("PATCH", "/adapters/{ref}/tags", adapters.tag),
-        ("POST", "/adapters/{ref}/promote", adapters.promote),
-        ("GET", "/history", adapters.history),
-    ):
-        router.add_api_route(path, endpoint, methods=[method])
+    adapters.add(
+        router,
+        {
+            "GET /adapters": adapters.page,
+            "GET /adapters/{ref}": adapters.get,
+            "DELETE /adapters/{ref}": adapters.delete,
+            "POST /adapters/{ref}/undelete": adapters.undelete,
+            "GET /adapters/{ref}/descriptions": adapters.descriptions,
+            "PUT /adapters/{ref}/state": adapters.judge,
+            "PUT /adapters/{ref}/pin": adapters.pin,
+            "PATCH /adapters/{ref}/tags": adapters.tag,
+            "POST /adapters/{ref}/promote": adapters.promote,
+            "GET /history": adapters.history,
+        },
+    )

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import StrictBool
 
 from adapters_store.records import AliasSpan
-from t2l_router.admin.acting import Acting, Body, Limit, Name, Page, Ref, page_of
+from t2l_router.admin.acting import Acting, Body, Limit, Name, Page, Ref, Routes, page_of
 
 # Aliases of several tenants come in one list, so its cursor names both.
 _Cursor = Annotated[str | None, Query(pattern=r"^[a-z0-9._-]{1,64}/[a-z0-9._-]{1,64}$")]
@@ -19,16 +19,8 @@ class AliasTarget(Body):
     move: StrictBool = False
 
 
-class AliasRoutes:
-    """
-    The routes.
-
-    Args:
-        acting: Knows for whom requests act.
-    """
-
-    def __init__(self, acting: Acting) -> None:
-        self._acting = acting
+class AliasRoutes(Routes):
+    """Routes about aliases."""
 
     def page(
         self,
@@ -64,10 +56,12 @@ class AliasRoutes:
 def add_routes(router: APIRouter, acting: Acting) -> None:
     """Add every route to *router*."""
     aliases = AliasRoutes(acting)
-    for method, path, endpoint in (
-        ("GET", "/aliases", aliases.page),
-        ("PUT", "/aliases/{name}", aliases.set),
-        ("DELETE", "/aliases/{name}", aliases.remove),
-        ("GET", "/aliases/{name}/history", aliases.history),
-    ):
-        router.add_api_route(path, endpoint, methods=[method])
+    aliases.add(
+        router,
+        {
+            "GET /aliases": aliases.page,
+            "PUT /aliases/{name}": aliases.set,
+            "DELETE /aliases/{name}": aliases.remove,
+            "GET /aliases/{name}/history": aliases.history,
+        },
+    )

@@ -16,7 +16,7 @@ from adapters_store.identity import AdapterId
 from adapters_store.names import ADAPTER_ID
 from adapters_store.records import Hit
 from t2l_router import intake
-from t2l_router.admin.acting import MOST, Acting, Body, Name, Ref
+from t2l_router.admin.acting import MOST, Acting, Body, Name, Ref, Routes
 from t2l_router.describe import MAX_CHARS, TaskDescription, of_examples, validated
 from t2l_router.errors import InvalidDescription
 from t2l_router.examples import MOST as MOST_EXAMPLES
@@ -54,7 +54,7 @@ class Search(Body):
     limit: StrictInt = Field(5, ge=1, le=MOST)
 
 
-class MoveRoutes:
+class MoveRoutes(Routes):
     """
     The routes.
 
@@ -65,7 +65,7 @@ class MoveRoutes:
     """
 
     def __init__(self, acting: Acting, readiness: Readiness, max_import_bytes: int) -> None:
-        self._acting = acting
+        super().__init__(acting)
         self._readiness = readiness
         self._max_bytes = max_import_bytes
         self._importing = asyncio.Semaphore(_AT_ONCE)

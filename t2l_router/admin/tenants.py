@@ -11,7 +11,7 @@ from adapters_store.keys import ApiKey, Scope
 from adapters_store.quotas import Quota, Usage
 from adapters_store.reports import Space, Stats
 from adapters_store.spending import DayOfUse, RateLimit
-from t2l_router.admin.acting import MOST, Acting, Body, Name, Ref, require_operator
+from t2l_router.admin.acting import MOST, Acting, Body, Name, Ref, Routes, require_operator
 
 _Count = Annotated[StrictInt | None, Field(ge=0, le=2**53)]
 
@@ -56,16 +56,8 @@ class Room:
     used: Usage
 
 
-class TenantRoutes:
-    """
-    The routes.
-
-    Args:
-        acting: Knows for whom requests act.
-    """
-
-    def __init__(self, acting: Acting) -> None:
-        self._acting = acting
+class TenantRoutes(Routes):
+    """Routes about tenants."""
 
     def keys(self, request: Request, tenant: Name | None = None) -> list[ApiKey]:
         """The keys, without their secrets."""
@@ -143,16 +135,18 @@ class TenantRoutes:
 def add_routes(router: APIRouter, acting: Acting) -> None:
     """Add every route to *router*."""
     tenants = TenantRoutes(acting)
-    for method, path, endpoint in (
-        ("GET", "/keys", tenants.keys),
-        ("POST", "/keys", tenants.make_key),
-        ("DELETE", "/keys/{key_id}", tenants.revoke_key),
-        ("GET", "/limits", tenants.limits),
-        ("PUT", "/limits", tenants.set_limits),
-        ("GET", "/quota", tenants.quota),
-        ("PUT", "/quota", tenants.set_quota),
-        ("GET", "/usage", tenants.usage),
-        ("GET", "/stats", tenants.stats),
-        ("GET", "/space", tenants.space),
-    ):
-        router.add_api_route(path, endpoint, methods=[method])
+    tenants.add(
+        router,
+        {
+            "GET /keys": tenants.keys,
+            "POST /keys": tenants.make_key,
+            "DELETE /keys/{key_id}": tenants.revoke_key,
+            "GET /limits": tenants.limits,
+            "PUT /limits": tenants.set_limits,
+            "GET /quota": tenants.quota,
+            "PUT /quota": tenants.set_quota,
+            "GET /usage": tenants.usage,
+            "GET /stats": tenants.stats,
+            "GET /space": tenants.space,
+        },
+    )

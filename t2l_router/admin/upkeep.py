@@ -14,7 +14,7 @@ from adapters_store.dedupe import Cluster, Kind
 from adapters_store.errors import Conflict
 from adapters_store.maintenance import PrunePolicy, PruneStep, VerifyReport
 from adapters_store.records import AdapterRecord
-from t2l_router.admin.acting import MOST, Acting, Body, Filter, Name, Ref, require_operator
+from t2l_router.admin.acting import MOST, Acting, Body, Filter, Name, Ref, Routes, require_operator
 
 _YEAR_S = 366 * 86_400
 _WEEK_S = 7 * 86_400
@@ -45,7 +45,7 @@ class Pruned:
     steps: list[PruneStep]
 
 
-class UpkeepRoutes:
+class UpkeepRoutes(Routes):
     """
     The routes; those that read everything run one at a time.
 
@@ -54,7 +54,7 @@ class UpkeepRoutes:
     """
 
     def __init__(self, acting: Acting) -> None:
-        self._acting = acting
+        super().__init__(acting)
         self._busy = threading.Lock()
 
     def verify(self, request: Request) -> VerifyReport:
@@ -117,10 +117,12 @@ class UpkeepRoutes:
 def add_routes(router: APIRouter, acting: Acting) -> None:
     """Add every route to *router*."""
     upkeep = UpkeepRoutes(acting)
-    for method, path, endpoint in (
-        ("POST", "/verify", upkeep.verify),
-        ("POST", "/prune", upkeep.prune),
-        ("GET", "/duplicates", upkeep.duplicates),
-        ("POST", "/adapters/{ref}/merge", upkeep.merge),
-    ):
-        router.add_api_route(path, endpoint, methods=[method])
+    upkeep.add(
+        router,
+        {
+            "POST /verify": upkeep.verify,
+            "POST /prune": upkeep.prune,
+            "GET /duplicates": upkeep.duplicates,
+            "POST /adapters/{ref}/merge": upkeep.merge,
+        },
+    )

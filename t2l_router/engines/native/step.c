@@ -81,6 +81,17 @@ INLINE void adapted_strip(const Adapted *a, int64_t s, int64_t r, int n, const u
         }
 }
 
+/* y += sums, of one strip for n rows from row r on. */
+INLINE void add_strip(const Adapted *a, int64_t s, int64_t r, int n, const uint16_t *x,
+                      const float *totals, __m512i table, float *y) {
+    __m512 sums[BLOCK];
+    adapted_strip(a, s, r, n, x, totals, table, sums);
+    for (int i = 0; i < n; i++) {
+        float *at = y + (r + i) * a->m->d_out + s * STRIP;
+        _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), sums[i]));
+    }
+}
+
 /* low = A x for the rows of one thread. */
 static void lower(const Pair *pair, int64_t d_in, int64_t rank, const uint16_t *x, int64_t from,
                   int64_t to, float *low) {
@@ -189,6 +200,15 @@ void t2l_step(const Model *model, const Step *step) {
     share(n_strips, me, threads, &from, &to);                                                      \
     for (int64_t s = from; s < to; s++)                                                            \
         for (int64_t r = 0; r < R; r += BLOCK)
+/* hidden += what one matrix and its adapters make of a row. */
+#define RESIDUAL(i, of, width)                                                                     \
+    {                                                                                              \
+        TOTAL(of, width)                                                                           \
+        LOWER(i, of) TOGETHER                                                                      \
+        const Adapted a = ADAPTED(i);                                                              \
+        EACH_BLOCK(d / STRIP)                                                                      \
+            add_strip(&a, s, r, R - r < BLOCK ? R - r : BLOCK, of, totals, table, hidden);         \
+    }
 
         for (int64_t r = first_row; r < last_row; r++)
             for (int64_t i = 0; i < d; i++)
@@ -234,17 +254,7 @@ void t2l_step(const Model *model, const Step *step) {
                 }
             }
 #pragma omp barrier
-            TOTAL(mixed, d_q)
-            LOWER(O, mixed) TOGETHER
-            const Adapted o = ADAPTED(O);
-            EACH_BLOCK(d / STRIP) {
-                const int n = R - r < BLOCK ? R - r : BLOCK;
-                adapted_strip(&o, s, r, n, mixed, totals, table, sums);
-                for (int i = 0; i < n; i++) {
-                    float *h = hidden + (r + i) * d + s * STRIP;
-                    _mm512_storeu_ps(h, _mm512_add_ps(_mm512_loadu_ps(h), sums[i]));
-                }
-            }
+            RESIDUAL(O, mixed, d_q)
 #pragma omp barrier
             NORM(layer->mlp_norm)
             LOWER(GATE, x) LOWER(UP, x) TOGETHER
@@ -260,17 +270,7 @@ void t2l_step(const Model *model, const Step *step) {
                 }
             }
 #pragma omp barrier
-            TOTAL(gated, d_mlp)
-            LOWER(DOWN, gated) TOGETHER
-            const Adapted down = ADAPTED(DOWN);
-            EACH_BLOCK(d / STRIP) {
-                const int n = R - r < BLOCK ? R - r : BLOCK;
-                adapted_strip(&down, s, r, n, gated, totals, table, sums);
-                for (int i = 0; i < n; i++) {
-                    float *h = hidden + (r + i) * d + s * STRIP;
-                    _mm512_storeu_ps(h, _mm512_add_ps(_mm512_loadu_ps(h), sums[i]));
-                }
-            }
+            RESIDUAL(DOWN, gated, d_mlp)
 #pragma omp barrier
         }
         NORM(model->norm)

@@ -295,6 +295,15 @@ def share_metrics(directory: Path) -> None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
 
 
+def keep_litellm_home() -> None:
+    """
+    Have litellm, which is imported next, take the prices that it ships; else it fetches a list.
+
+    A variable that the user has set stays.
+    """
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
 def origins(flags: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Where each setting's value comes from: a flag, an environment variable, the file, nowhere."""
     from_file = TomlConfigSettingsSource(Settings)()

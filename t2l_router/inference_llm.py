@@ -4,6 +4,7 @@ import json
 import logging
 from typing import Any
 
+from t2l_router.config import keep_litellm_home
 from t2l_router.describe import validated
 from t2l_router.errors import ConfigError, InvalidDescription
 from t2l_router.heads import Heads
@@ -62,6 +63,7 @@ class LlmInference(HeadInference):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(encoder, heads)
+        keep_litellm_home()
         try:
             import litellm  # noqa: PLC0415 - an extra, and slow to import
         except ImportError:

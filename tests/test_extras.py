@@ -1,5 +1,6 @@
 """Where an extra is missing, the error names the command that installs it."""
 
+import os
 import subprocess
 import sys
 
@@ -55,3 +56,48 @@ def test_missing_extra(hidden, code, extra, tmp_path):
     )
     assert done.returncode == 1
     assert f"pip install {extra}" in done.stderr.splitlines()[-1]
+
+
+LOOKED_UP = """
+import os, socket, sys
+sys.path.insert(0, {root!r})
+
+def refuse(host, *args, **more):
+    print("looked up", host)
+    raise OSError("no network")
+
+socket.getaddrinfo = refuse
+{code}
+print("ready", os.environ["LITELLM_LOCAL_MODEL_COST_MAP"])
+"""
+UPSTREAM = """
+from t2l_router.config import Upstream
+from t2l_router.engines.upstream import UpstreamEngine
+UpstreamEngine([Upstream(name="other", model="openai/other", api_key="x")], timeout_s=1)
+"""
+LLM = """
+from types import SimpleNamespace
+from t2l_router.inference_llm import LlmInference
+LlmInference(None, SimpleNamespace(judge=None), model="openai/other", timeout_s=1)
+"""
+
+
+@pytest.mark.parametrize("code", [UPSTREAM, LLM])
+@pytest.mark.parametrize(("given", "kept"), [(None, "True"), ("true", "true")])
+def test_litellm_fetches_no_prices(code, given, kept, tmp_path):
+    """litellm, imported by us, asks the network for nothing; what the user has set stays."""
+    pytest.importorskip("litellm")
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("LITELLM_")}  # noqa: TID251
+    if given is not None:
+        variables["LITELLM_LOCAL_MODEL_COST_MAP"] = given
+
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKED_UP.format(root=str(ROOT), code=code)],
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout.splitlines() == [f"ready {kept}"], done.stderr

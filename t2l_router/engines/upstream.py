@@ -10,7 +10,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2l_router.config import Upstream
+from t2l_router.config import Upstream, keep_litellm_home
 from t2l_router.engines.base import AdapterRef, Delta, EngineHealth, TokenLogprob, ToolCall
 from t2l_router.errors import (
     ConfigError,
@@ -75,6 +75,7 @@ class UpstreamEngine:
     offers: frozenset[Offer] = frozenset({"choices", "logprobs", "tools", "json"})
 
     def __init__(self, upstreams: Sequence[Upstream], *, timeout_s: float) -> None:
+        keep_litellm_home()
         try:
             import litellm  # noqa: PLC0415 - an extra, and slow to import
             from litellm.router import Router  # noqa: PLC0415

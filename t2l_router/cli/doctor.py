@@ -16,7 +16,6 @@ from typing import Any
 import click
 
 from adapters_store.errors import StoreError
-from adapters_store.reports import Reports
 from t2l_router import bootstrap, storage
 from t2l_router.choice import BASE, PREFIX
 from t2l_router.cli.loading import loading
@@ -126,7 +125,7 @@ def _room(directory: Path) -> str:
 def _library(settings: Settings) -> str:
     """Open the library as the server does, which makes one where there is none."""
     with storage.open_library(settings, actor=storage.operator()) as store:
-        states = Reports(store.ledger).stats(top=0).by_state
+        states = store.reports.stats(top=0).by_state
         n_adapters = sum(n for state, n in states.items() if state != "deleted")
         where = store.ledger.database.url.render_as_string(hide_password=True)
     return f"{where}, adapters: {n_adapters}"

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from t2l_router.errors import InvalidAdapter
 from t2l_router.lora import LoraSpec, LoraWeights
+from t2l_router.threads import one_thread
 
 _STALE = -1  # no slot has this number
 
@@ -122,13 +123,14 @@ class SlotBank:
         fits = spec.rank <= self.spec.rank and set(self.spec.modules).issuperset(spec.modules)
         if spec.base_fingerprint != self.spec.base_fingerprint or not fits:
             raise InvalidAdapter(f"adapter for {_summary(spec)} doesn't fit {_summary(self.spec)}")
-        self.clear(slot)
-        for module in spec.modules:
-            a, b = self._slots[module.name]
-            a[:, slot, : spec.rank].copy_(weights.lora_A[module.name])
-            # The slot's numbers first: in the file's, often bfloat16, the product would be rounded.
-            lora_b = weights.lora_B[module.name].to(b.dtype)
-            b[:, slot, :, : spec.rank].copy_(lora_b * spec.scaling)
+        with one_thread():
+            self.clear(slot)
+            for module in spec.modules:
+                a, b = self._slots[module.name]
+                a[:, slot, : spec.rank].copy_(weights.lora_A[module.name])
+                # In the slot's numbers: in the file's, often bfloat16, it would be rounded.
+                lora_b = weights.lora_B[module.name].to(b.dtype)
+                b[:, slot, :, : spec.rank].copy_(lora_b * spec.scaling)
 
     @torch.no_grad()
     def clear(self, slot: int) -> None:
@@ -158,10 +160,7 @@ class SlotBank:
             self._grow(max(last, n_rows))
         for row, slot in enumerate(slots, first):
             if self._seated[row] != slot:
-                for name, pair in self._slots.items():
-                    for own, shared in zip(self._rows[name], pair, strict=True):
-                        own[:, row].copy_(shared[:, slot])
-                self._seated[row] = slot
+                self._copy(slot, row)
         self._show((first, last))
 
     def show(self, n_rows: int) -> None:
@@ -176,6 +175,13 @@ class SlotBank:
             yield
         finally:
             self._show(None)
+
+    def _copy(self, slot: int, row: int) -> None:
+        with one_thread():
+            for name, pair in self._slots.items():
+                for own, shared in zip(self._rows[name], pair, strict=True):
+                    own[:, row].copy_(shared[:, slot])
+        self._seated[row] = slot
 
     def _show(self, rows: tuple[int, int] | None) -> None:
         if rows == self._shown:

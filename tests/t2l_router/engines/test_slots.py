@@ -130,6 +130,30 @@ def test_smaller_rank_and_reuse_leave_nothing_behind(tiny_base: LocalModel) -> N
         torch.testing.assert_close(logits(base, ids), logits(load(tiny_base), ids), **TOLERANCE)
 
 
+def test_copies_wait_for_no_other_thread(tiny_base: LocalModel, monkeypatch) -> None:
+    """Adapters are copied by the calling thread: another may be late by a tenth of a second."""
+    held = adapter(spec_of(tiny_base))
+    bank = SlotBank(load(tiny_base), spec_of(tiny_base), n_slots=1)
+    threads = []
+    copy = torch.Tensor.copy_
+
+    def watched(*args: torch.Tensor) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        return copy(*args)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        bank.insert(1, held)
+        bank.seat([1])
+    finally:
+        torch.set_num_threads(before)
+
+    assert threads == [1] * len(threads)
+    assert len(threads) == 4 * len(spec_of(tiny_base).modules)
+
+
 @pytest.mark.parametrize("change", [{"base_fingerprint": "0" * 64}, {"rank": 8}])
 def test_foreign_adapter_is_refused(tiny_base: LocalModel, change: dict) -> None:
     """Another base model or a rank beyond the bank's: refused, the slot keeps what it had."""

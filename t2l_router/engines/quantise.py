@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import threading
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,12 @@ from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 from t2l_router.engines.native.weights import NativeLinear
 
 logger = logging.getLogger(__name__)
+_scratch = threading.local()
 
 GROUP = 32  # inputs that share a scale in 4 bits; Q4_0 and Q4_1 files have the same groups
 _SAMPLED = 64  # outputs that show what rounding loses
+_EMULATED_ROWS = 4  # from so many rows on float32 is faster than an emulated bfloat16
+_PIECE = 1 << 20  # weights that are widened at once; they stay in a core's cache
 _ROWS_EXPECTED = 8  # what oneDNN lays weights out for; other numbers are right as well
 
 
@@ -47,7 +51,7 @@ class PackedLinear(nn.Linear):
         n_rows = x.numel() // self.in_features
         if n_rows > self.few_rows:
             if not self._is_laid_out:
-                return F.linear(x, self._many, self.bias)
+                return _emulated(x, self._many, self.bias)
             y: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - as inductor does
                 x, self._many, self.bias, "none", [], ""
             )
@@ -136,6 +140,29 @@ def can_lay_out() -> bool:
     return bool(
         torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001 - it has no public name
     )
+
+
+def _emulated(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """
+    Multiply where the CPU has no products for bfloat16: several rows by those for float32.
+
+    torch's own take six times as long for a prompt, the weights' widening counted.
+    """
+    if x.numel() < _EMULATED_ROWS * x.shape[-1]:
+        return F.linear(x, weight, bias)
+    wide = x.float()
+    pieces = weight.split(max(1, _PIECE // weight.shape[1]))
+    y = torch.cat([F.linear(wide, _widened(piece)) for piece in pieces], dim=-1)
+    return (y if bias is None else y + bias).to(x.dtype)
+
+
+def _widened(piece: Tensor) -> Tensor:
+    """The same in float32 until this thread asks again; fresh memory takes longer than sums."""
+    room: Tensor | None = getattr(_scratch, "room", None)
+    if room is None or room.numel() < piece.numel():
+        with torch.inference_mode(mode=False):  # else nothing outside that mode could write to it
+            room = _scratch.room = torch.empty(max(piece.numel(), _PIECE))
+    return room[: piece.numel()].view_as(piece).copy_(piece)
 
 
 def _form(linear: nn.Linear, kind: str) -> type[PackedLinear]:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from t2l_router.engines import quantise as module
 from t2l_router.engines.quantise import Int4Linear, Int8Linear, PackedLinear, quantise
 
 
@@ -27,6 +28,27 @@ def test_near_the_original_for_few_rows_and_many(form: type[PackedLinear], loses
     assert packed(x[None, :2]).shape == (1, 2, 48)
     # A slice of something larger, as the last token's hidden state is.
     torch.testing.assert_close(packed(x[None, ::8]), many[None, ::8], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("form", [PackedLinear, Int8Linear])
+@pytest.mark.parametrize("bias", [True, False])
+def test_without_products_for_bfloat16(monkeypatch, form: type[PackedLinear], bias: bool) -> None:
+    """Where the CPU emulates bfloat16, outputs are as near the exact ones, piece by piece too."""
+    monkeypatch.setattr(module, "can_lay_out", lambda: False)
+    monkeypatch.setattr(module, "_PIECE", 64 * 7)
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 48, bias=bias).bfloat16().requires_grad_(requires_grad=False)
+    packed = form(linear)
+    x = torch.randn(9, 64).bfloat16()
+    weight = packed._many.double()
+    exact = nn.functional.linear(x.double(), weight, linear.bias.double() if bias else None)
+
+    for n in range(packed.few_rows + 1, 10):
+        with torch.inference_mode():
+            found = packed(x[:n])
+        assert found.dtype == torch.bfloat16
+        assert relative(found.double(), exact[:n]) < 0.003
+    assert relative(packed(x[None]).double(), exact[None]) < 0.003  # outside inference mode, too
 
 
 def in_groups_of_4_bits(d_out: int, d_in: int) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import sys
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from t2l_router.observing import Exchange
 
@@ -31,9 +32,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at the moment: while bars are drawn there, lines go above them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def set_up(level: str, form: LogFormat) -> None:
     """Write logs to stderr; calling it again changes level and form."""
-    handler = logging.StreamHandler()
+    handler = Stderr()
     if form == "json":
         handler.setFormatter(JsonFormatter())
     else:

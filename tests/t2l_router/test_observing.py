@@ -1,5 +1,7 @@
 """What is counted, logged and traced of an exchange, and that nothing said is among it."""
 
+import contextlib
+import io
 import json
 import logging
 
@@ -118,6 +120,18 @@ def test_text_log(stderr):
     said = stderr()
     assert said.count("\n") == 1
     assert "POST /v1/chat/completions 200 2600.0 ms base stop acme req_1" in said
+
+
+def test_log_above_bars(stderr):
+    """What takes stderr's place for a while, as bars do, gets the lines."""
+    logs.set_up("info", "text")
+    with contextlib.redirect_stderr(io.StringIO()) as bars:
+        logs.log_exchange(exchange())
+    logs.log_exchange(exchange(request_id="req_2"))
+
+    assert "req_1" in bars.getvalue()
+    assert "req_1" not in (said := stderr())
+    assert "req_2" in said
 
 
 def test_probes_are_quiet(stderr):

@@ -214,6 +214,8 @@ def _text(value: object) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, Mapping):
         return json.dumps(value, ensure_ascii=False, default=_plain)
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return "-" if value is None else str(_plain(value))
 
 

@@ -78,6 +78,16 @@ def test_record(capsys, style, printed):
     assert printed == capsys.readouterr().out
 
 
+def test_numbers_for_people(capsys):
+    """People get six digits, programs all."""
+    Output("human").record({"delta_norm": 207.18697592437667, "rank": 8})
+    Output("json").record({"delta_norm": 207.18697592437667})
+
+    shown = capsys.readouterr().out
+    assert "207.187\n" in shown
+    assert "207.18697592437667" in shown
+
+
 def test_notes_stay_off_stdout(capsys):
     """Notes and warnings never mix with data."""
     Output("json").note("pulled")

@@ -44,6 +44,7 @@ from training.reuse_losses import (
 )
 from training.reuse_outcome import Outcome, evaluate
 from training.reuse_report import Row, document, grid_table, plot, refusal, table
+from training.writing import Writer
 
 SIZES = (1, 10)  # aliases of each task in the library
 _FARTHEST = 0.7  # delta-W distance at which losses are still measured
@@ -122,7 +123,7 @@ def measure_losses(
     described: Sequence[Described],
     *,
     encoder: Encoder,
-    generator: AdapterGenerator,
+    writer: Writer,
     n_tasks: int,
 ) -> list[Comparison]:
     """
@@ -132,22 +133,22 @@ def measure_losses(
         cases: The first absent one of each task is taken, unless it is far off anyway.
         described: The tasks.
         encoder: Embeds descriptions.
-        generator: Writes adapters.
+        writer: Writes adapters.
         n_tasks: How many tasks.
     """
     near = [c for c in cases if c.query.situation == "absent" and c.distance <= _FARTHEST]
     first = {case.query.task: case for case in reversed(near)}
     chosen = sorted(first.values(), key=lambda c: zlib.crc32(c.query.text.encode()))[:n_tasks]
-    directory = find_model(generator.spec.base_model)
+    directory = find_model(writer.generator.spec.base_model)
     model = load_frozen(directory, device="cpu", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    meter = LossMeter(model, tokenizer, generator.spec)
+    meter = LossMeter(model, tokenizer, writer.generator.spec)
 
     def rivals() -> Iterator[Rivals]:
         for case in chosen:
             own, other = described[case.query.task], described[case.found]
             texts = (case.query.text, own.aliases[0], other.aliases[0])
-            fresh, paraphrase, stranger = generator.generate(encoder.embed(texts))
+            fresh, paraphrase, stranger = writer(texts, encoder.embed(texts))
             yield Rivals(own.task, fresh, {PARAPHRASE: paraphrase, OTHER_TASK: stranger})
 
     return compare(meter, rivals(), examples=5)
@@ -179,11 +180,12 @@ def calibrate(options: Options) -> tuple[Outcome, Row]:
     encoder = TaskEncoder.load(encoder_model, lora=lora)
     tasks = load_tasks(options.corpus, [*options.splits, *options.report_splits])
     described = divide(tasks, aliases=max(SIZES), queries=options.queries, seed=options.seed)
+    writer = Writer.load(generator)
     cases = find_cases(
         described,
         (*opposites.TUNING, *opposites.CHECKING),
         encoder=encoder,
-        generate=generator.generate,
+        write=writer,
         n_aliases=SIZES,
     )
     libraries = {
@@ -195,7 +197,7 @@ def calibrate(options: Options) -> tuple[Outcome, Row]:
             libraries[max(SIZES)]["choose"],
             described,
             encoder=encoder,
-            generator=generator,
+            writer=writer,
             n_tasks=options.loss_tasks,
         )
         max_distance = farthest_harmless(comparisons)

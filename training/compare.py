@@ -2,6 +2,7 @@
 Differences between systems with paired bootstrap intervals over tasks.
 
     python -m training.compare results.json --system t2l --against base,t2l-shuffled
+    python -m training.compare new.json --others old.json --against "t2l of old,base of old"
 
 Reads what `training.evaluate` wrote.
 """
@@ -76,6 +77,36 @@ def compare(metrics: dict[str, Any], system: str, against: Sequence[str]) -> lis
     return rows
 
 
+def with_others(results: dict[str, Any], others: Sequence[Path]) -> dict[str, Any]:
+    """Add the systems of other evaluations of the split, as ``NAME of FILE`` without the split."""
+    metrics, split = dict(results["metrics"]), results["setup"]["split"]
+    for path in others:
+        other = json.loads(path.read_text())
+        if other["setup"]["split"] == split:
+            file = path.stem.split("--")[0].removesuffix(f"-{split.replace('_', '-')}")
+            metrics |= {f"{name} of {file}": scores for name, scores in other["metrics"].items()}
+    return metrics
+
+
+def gain(metrics: dict[str, Any], system: str, base: str, oracle: str) -> str:
+    """
+    Give the share of one system's gain over *base* that another has, in ROUGE-L, in per cent.
+
+    Args:
+        metrics: Of one evaluation.
+        system: Whose share.
+        base: What both gain over.
+        oracle: Whose gain is the whole; its tasks count.
+    """
+    scores = [
+        np.array(
+            [metrics[name]["per_task"][task]["rouge_l"] for task in metrics[oracle]["per_task"]]
+        )
+        for name in (base, system, oracle)
+    ]
+    return ratio(scores[1] - scores[0], scores[2] - scores[0])
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
@@ -84,15 +115,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("results", type=Path, nargs="+")
     parser.add_argument("--system", default="t2l")
     parser.add_argument("--against", default="base,definition,multi-task,t2l-shuffled")
+    parser.add_argument("--others", type=Path, nargs="*", default=[], help="of the same tasks")
+    parser.add_argument("--gain", help="BASE,ORACLE: the share of the oracle's gain, too")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    document = {}
+    document: dict[str, list[dict[str, Any]]] = {}
     table = Table("SPLIT", "METRIC", f"{args.system} MINUS", "DIFFERENCE", "95 %", box=None)
     for path in args.results:
         results = json.loads(path.read_text())
         split = results["setup"]["split"]
-        document[split] = compare(results["metrics"], args.system, args.against.split(","))
-        for row in document[split]:
+        metrics = with_others(results, args.others)
+        compared = compare(metrics, args.system, args.against.split(","))
+        document[split] = list(compared)
+        if args.gain:
+            share = gain(metrics, args.system, *args.gain.split(","))
+            document[split].append(
+                {"against": args.gain, "metric": "share of gain", "share": share}
+            )
+            print(f"{split}: {args.system} has {share} of the gain ({args.gain})")
+        for row in compared:
             bounds = f"{row['low']:+.1f} to {row['high']:+.1f}"
             table.add_row(split, row["metric"], row["against"], f"{row['difference']:+.1f}", bounds)
     Console().print(table)

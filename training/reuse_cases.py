@@ -19,7 +19,7 @@ from training.corpus import Task
 from training.embeddings import Encoder
 
 Situation = Literal["present", "absent", "opposite"]
-Generate = Callable[[NDArray[np.float32]], list[LoraWeights]]
+Write = Callable[[Sequence[str], NDArray[np.float32]], list[LoraWeights]]
 _BATCH = 32
 
 
@@ -122,7 +122,7 @@ def find_cases(
     opposites: Sequence[tuple[str, str]],
     *,
     encoder: Encoder,
-    generate: Generate,
+    write: Write,
     n_aliases: Sequence[int],
 ) -> dict[int, list[Case]]:
     """
@@ -132,7 +132,7 @@ def find_cases(
         described: The tasks; all of them are in the library.
         opposites: Pairs; each text is asked for while only the other is in the library.
         encoder: Embeds all texts.
-        generate: Makes adapters of embeddings.
+        write: Makes adapters of texts and their embeddings.
         n_aliases: Sizes: how many aliases of each task the library knows.
 
     Returns:
@@ -142,12 +142,12 @@ def find_cases(
     rows = rows_of(described, opposites)
     embeddings = _embed(encoder, list(rows))
     queries = _queries(described, opposites, rows)
-    held = _generate(generate, embeddings[[rows[aliases[0]] for aliases in entries]])
+    listed, n_tasks = list(rows), len(described)
+    held = _written(write, [aliases[0] for aliases in entries], embeddings, rows)
     searches = {
         n: _search(embeddings, [[rows[a] for a in aliases[:n]] for aliases in entries])
         for n in n_aliases
     }
-    listed, n_tasks = list(rows), len(described)
     cases = {n: list[Case]() for n in n_aliases}
     asked = list({query.row for query in queries})
     by_row: dict[int, list[Query]] = {row: [] for row in asked}
@@ -157,7 +157,8 @@ def find_cases(
         range(0, len(asked), _BATCH), "Comparing adapters", console=Console(stderr=True)
     ):
         batch = asked[start : start + _BATCH]
-        for row, new in zip(batch, generate(embeddings[batch]), strict=True):
+        written = write([listed[row] for row in batch], embeddings[batch])
+        for row, new in zip(batch, written, strict=True):
             distance = cache(lambda entry, new=new: new.delta_distance(held[entry]))
             for query, n in product(by_row[row], n_aliases):
                 found = searches[n](row, _hidden(query, n_tasks, len(entries)))
@@ -248,10 +249,17 @@ def _embed(encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
     return np.concatenate([encoder.embed(texts[at : at + step]) for at in starts])
 
 
-def _generate(generate: Generate, embeddings: NDArray[np.float32]) -> list[LoraWeights]:
+def _written(
+    write: Write, texts: Sequence[str], embeddings: NDArray[np.float32], rows: dict[str, int]
+) -> list[LoraWeights]:
     starts = track(
-        range(0, len(embeddings), _BATCH),
+        range(0, len(texts), _BATCH),
         "Writing the library's adapters",
         console=Console(stderr=True),
     )
-    return [weights for at in starts for weights in generate(embeddings[at : at + _BATCH])]
+    batches = (texts[at : at + _BATCH] for at in starts)
+    return [
+        weights
+        for batch in batches
+        for weights in write(batch, embeddings[[rows[text] for text in batch]])
+    ]

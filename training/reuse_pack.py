@@ -29,6 +29,7 @@ from training.prompts import chat
 from training.reuse_cases import Case, divide, entries_of, find_cases, rows_of
 from training.reuse_offers import Offer, Pack, slim
 from training.sampling import sample
+from training.writing import Writer
 
 LEAST_SCORE = 0.6  # cosines from here on, and distances up to there, are measured
 MOST_DISTANCE = 0.6
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         described,
         pairs,
         encoder=Known(rows, embeddings),
-        generate=generator.generate,
+        write=Writer(generator),
         n_aliases=SIZES,
     )
     parts = {n: divide_cases(cases, described, options.report_splits) for n, cases in found.items()}

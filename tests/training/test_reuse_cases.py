@@ -52,7 +52,7 @@ class Point:
         return float(np.linalg.norm(self.at - other.at))
 
 
-def points(embeddings):
+def points(texts, embeddings):
     return [Point(row) for row in embeddings]
 
 
@@ -64,7 +64,7 @@ def described():
 @pytest.fixture(scope="module")
 def cases(described):
     pairs = [("Translate English to French.", "Translate French to English.")]
-    return find_cases(described, pairs, encoder=WordEncoder(), generate=points, n_aliases=(1, 10))
+    return find_cases(described, pairs, encoder=WordEncoder(), write=points, n_aliases=(1, 10))
 
 
 def test_divide_keeps_queries_unseen(described) -> None:

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 from t2l_router import checkpoint, models
 from t2l_router.config import Settings
 from t2l_router.encoder import TaskEncoder
-from t2l_router.errors import ConfigError, T2LError
+from t2l_router.errors import T2LError
 from t2l_router.generator import AdapterGenerator
 from t2l_router.guard import contradictions
 from training import opposites
@@ -44,7 +44,7 @@ from training.reuse_losses import (
 )
 from training.reuse_outcome import Outcome, evaluate
 from training.reuse_report import Row, document, grid_table, plot, refusal, table
-from training.writing import Writer
+from training.writing import BatchWriter
 
 SIZES = (1, 10)  # aliases of each task in the library
 _FARTHEST = 0.7  # delta-W distance at which losses are still measured
@@ -123,7 +123,7 @@ def measure_losses(
     described: Sequence[Described],
     *,
     encoder: Encoder,
-    writer: Writer,
+    writer: BatchWriter,
     n_tasks: int,
 ) -> list[Comparison]:
     """
@@ -162,17 +162,11 @@ def calibrate(options: Options) -> tuple[Outcome, Row]:
         The outcome, and the JSON document about it.
 
     Raises:
-        ConfigError: The corpus has too little, or the hypernetwork reads tokens.
+        ConfigError: The corpus has too little.
     """
     began = time.monotonic()
     hypernet = checkpoint.from_pretrained(options.checkpoint)
     generator = AdapterGenerator.load(options.checkpoint, base=hypernet.config.lora)
-    if generator.reads:
-        # Served adapters are written from tokens; thresholds for those of embeddings would lie.
-        raise ConfigError(
-            f"{options.checkpoint} reads descriptions by token, which isn't measured here; without "
-            "thresholds only equal texts share an adapter"
-        )
     encoder_model = models.pull(
         options.encoder or hypernet.config.encoder, cache_dir=Settings().cache_dir
     )
@@ -180,7 +174,7 @@ def calibrate(options: Options) -> tuple[Outcome, Row]:
     encoder = TaskEncoder.load(encoder_model, lora=lora)
     tasks = load_tasks(options.corpus, [*options.splits, *options.report_splits])
     described = divide(tasks, aliases=max(SIZES), queries=options.queries, seed=options.seed)
-    writer = Writer.load(generator)
+    writer = BatchWriter.load(generator)
     cases = find_cases(
         described,
         (*opposites.TUNING, *opposites.CHECKING),

@@ -29,7 +29,7 @@ from training.prompts import chat
 from training.reuse_cases import Case, divide, entries_of, find_cases, rows_of
 from training.reuse_offers import Offer, Pack, slim
 from training.sampling import sample
-from training.writing import Writer
+from training.writing import BatchWriter
 
 LEAST_SCORE = 0.6  # cosines from here on, and distances up to there, are measured
 MOST_DISTANCE = 0.6
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         described,
         pairs,
         encoder=Known(rows, embeddings),
-        write=Writer(generator),
+        write=BatchWriter(generator),
         n_aliases=SIZES,
     )
     parts = {n: divide_cases(cases, described, options.report_splits) for n, cases in found.items()}

@@ -15,9 +15,9 @@ from training.base import find_model, load_frozen
 
 
 @dataclass(frozen=True)
-class Writer:
+class BatchWriter:
     """
-    Writes adapters of descriptions.
+    Writes adapters of many descriptions at once.
 
     Args:
         generator: Runs the hypernetwork.
@@ -28,7 +28,7 @@ class Writer:
     reader: ContextReader | None = None
 
     @classmethod
-    def load(cls, generator: AdapterGenerator) -> "Writer":
+    def load(cls, generator: AdapterGenerator) -> "BatchWriter":
         """Load what reads tokens beside the hypernetwork, if it takes any."""
         if not generator.reads:
             return cls(generator)

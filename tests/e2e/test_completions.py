@@ -39,6 +39,18 @@ def test_description(client):
     assert answer.choices[0].text == f"[{answer.t2l['adapter']}] one"
 
 
+def test_examples(client):
+    """Examples tell a task of their own here, too."""
+    task = {"t2l_description": "Count the words"}
+    shown = task | {"t2l_examples": [{"input": "one two", "output": "2"}]}
+    one, other = (
+        client.completions.create(model=MODEL, prompt="one", extra_body=body)
+        for body in (task, shown)
+    )
+
+    assert None is not one.t2l["adapter"] != other.t2l["adapter"] is not None
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -52,6 +64,11 @@ def test_description(client):
         ({"prompt": ["a", "b"], "stream": True}, "prompt"),
         ({"temperature": 3}, "temperature"),
         ({"extra_body": {"messages": []}}, "messages"),
+        ({"extra_body": {"t2l_examples": [{"input": "x"}]}}, "t2l_examples[0].output"),
+        (
+            {"extra_body": {"t2l_examples": [{"input": "x", "output": " "}]}},
+            "t2l_examples[0].output",
+        ),
     ],
 )
 def test_refused(client, fields, param):

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import ExitStack
+from itertools import count
 
 import pytest
 from starlette.responses import JSONResponse
@@ -9,7 +10,7 @@ from starlette.responses import JSONResponse
 from adapters_store.identity import AdapterId
 from t2l_router.engines.base import AdapterRef, Elsewhere
 from t2l_router.engines.fleet import rank
-from t2l_router.engines.vllm import VllmEngine, VllmOptions
+from t2l_router.engines.vllm import VllmEngine, VllmOptions, _beginning
 from t2l_router.errors import (
     EngineBusy,
     EngineFailed,
@@ -96,9 +97,12 @@ async def test_another_server_answers(engine, home, fault):
 async def test_unreachable_server(servers):
     """A server that is gone costs one refused connection, then nothing."""
     engine = VllmEngine(VllmOptions((NOWHERE, servers[0].url), BASE))
+    gone, other = engine._fleet.servers
+    texts = (f"abc {number}" for number in count())
+    text = next(text for text in texts if rank(_beginning(request(text)), [gone, other])[0] is gone)
 
     for _ in range(3):
-        assert (await collect(engine, request("abc")))[0] == "[base] abc"
+        assert (await collect(engine, request(text)))[0] == f"[base] {text}"
 
     assert [server.is_up for server in engine._fleet.servers] == [False, True]
     await engine.close()

@@ -46,7 +46,10 @@ class NewAdapter:
 
 def insert_adapter(change: Change, new: NewAdapter) -> catalog.AdapterRow:
     """
-    Enter an adapter, or find it: a deleted one comes back to life, a living one stays as it is.
+    Enter an adapter, or find it: a deleted one comes back to life, a living one keeps its state.
+
+    One that was generated and is imported counts as imported; one that two hypernetworks wrote is
+    nobody's, so that either finds it by its texts.
 
     Raises:
         QuotaExceeded: The tenant has no room for it.
@@ -54,8 +57,10 @@ def insert_adapter(change: Change, new: NewAdapter) -> catalog.AdapterRow:
     known = change.connection.execute(
         select(adapters).where(adapters.c.tenant == new.tenant, adapters.c.id == new.id)
     ).first()
-    if known is not None and known.state != "deleted":
-        return known
+    if known is not None:
+        _come_again(change, known, new)
+        if known.state != "deleted":
+            return catalog.by_key(change.connection, known.pk)
     generated = new.lineage.origin == "generated"
     quotas.check(
         change.connection,
@@ -86,6 +91,22 @@ def insert_adapter(change: Change, new: NewAdapter) -> catalog.AdapterRow:
     if known is None and generated:
         _judge(change, new, pk)
     return catalog.by_key(change.connection, pk)
+
+
+def _come_again(change: Change, known: catalog.AdapterRow, new: NewAdapter) -> None:
+    """Note how an adapter that was generated came to be once more."""
+    if known.origin != "generated":
+        return
+    values: dict[str, str | None] = {}
+    if new.lineage.origin != "generated":
+        values = {"origin": new.lineage.origin, "source": new.lineage.source}
+    elif known.hypernet_id not in (None, new.lineage.hypernet_id):
+        # Each would write it for ever, were it the other's.
+        values = {"hypernet_id": None}
+    if values:
+        change.connection.execute(adapters.update().where(adapters.c.pk == known.pk).values(values))
+        previous = {"origin": known.origin, "hypernet_id": known.hypernet_id}
+        change.log(new.tenant, "lineage", new.id, **values, previous=previous)
 
 
 def _judge(change: Change, new: NewAdapter, pk: int) -> None:

@@ -3,7 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    true,
+)
 
 from adapters_store.errors import AdapterNotFound
 from adapters_store.identity import AdapterId
@@ -154,6 +165,24 @@ def removable() -> ColumnElement[bool]:
         .exists()
     )
     return and_(adapters.c.pinned.is_(False), ~named)
+
+
+def chosen() -> ColumnElement[bool]:
+    """Adapters that somebody chose: imported, merged or approved, pinned or named by an alias."""
+    return or_(adapters.c.origin != "generated", adapters.c.state == "approved", ~removable())
+
+
+def led_to(hypernet_id: str | None) -> ColumnElement[bool]:
+    """
+    Adapters that a text may lead to: the hypernetwork's own and the chosen ones.
+
+    Args:
+        hypernet_id: What would write an adapter for the text; None for all adapters.
+    """
+    if hypernet_id is None:
+        return true()
+    own = or_(adapters.c.hypernet_id == hypernet_id, adapters.c.hypernet_id.is_(None))
+    return or_(own, chosen())
 
 
 def record(row: AdapterRow) -> AdapterRecord:

@@ -37,7 +37,7 @@ Kind = Literal["delta", "text"]
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """
-    Adapters of one tenant and base model that do the same.
+    Adapters of one tenant, base model and hypernetwork that do the same.
 
     Args:
         kind: By delta-W or by text.
@@ -80,11 +80,11 @@ class Dedupe:
             rows = catalog.newest(connection, alive, limit=None)
             records = [catalog.record(row) for row in rows]
             centroids = _centroids(connection, tenant) if kind == "text" else {}
+        if kind == "text":
+            records = [record for record in records if record.key in centroids]
         found = []
-        for base in sorted({record.base for record in records}):
-            group = [record for record in records if record.base == base]
+        for group in _groups(records):
             if kind == "text":
-                group = [record for record in group if record.key in centroids]
                 vectors = [centroids[record.key] for record in group]
                 pairs = _near_pairs(vectors, threshold)
             else:
@@ -111,6 +111,15 @@ class Dedupe:
                 move_all(change, row.id, keep.id, tenant=tenant)
                 changes.delete(change, row, because=f"merged into {keep.id}")
                 change.log(tenant, "merge", keep.id, duplicate=row.id, kind=cluster.kind)
+
+
+def _groups(records: Sequence[AdapterRecord]) -> list[list[AdapterRecord]]:
+    """Adapters of one base model and one hypernetwork: no text leads to another one's."""
+    groups: dict[tuple[str, str], list[AdapterRecord]] = {}
+    for record in records:
+        writer = record.lineage.hypernet_id if record.lineage.origin == "generated" else None
+        groups.setdefault((record.base, writer or ""), []).append(record)
+    return [group for _, group in sorted(groups.items())]
 
 
 def _delta_pairs(

@@ -21,8 +21,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 STATES = ("generated", "approved", "quarantined", "deleted")
 
 GRAMMAR = (
-    "tenant=T, tag=T, state=S, base=NAME, origin=O, hits<N, hits>N, size>10MB, size<10MB, "
-    "created>30d, accessed>30d (more than 30 days ago; units s, m, h, d, w)"
+    "tenant=T, tag=T, state=S, base=NAME, origin=O, hypernet=ID, hits<N, hits>N, size>10MB, "
+    "size<10MB, created>30d, accessed>30d (more than 30 days ago; units s, m, h, d, w)"
 )
 
 
@@ -102,6 +102,7 @@ def _tagged(value: str) -> ColumnElement[bool]:
 _EQUALS: dict[str, Callable[[str], ColumnElement[bool]]] = {
     "tenant": lambda value: adapters.c.tenant == value,
     "state": lambda value: adapters.c.state == value,
+    "hypernet": lambda value: adapters.c.hypernet_id.startswith(value, autoescape=True),
     "origin": lambda value: adapters.c.origin == value,
     "base": lambda value: or_(
         adapters.c.base.startswith(value, autoescape=True),

@@ -45,7 +45,7 @@ class Lineage:
     Args:
         origin: Generated from text, imported, or merged from others.
         source: Where it was imported from, or the ids it was merged from.
-        hypernet_id: The hypernetwork that wrote it.
+        hypernet_id: The hypernetwork that wrote it; None for none, several or an unknown one.
     """
 
     origin: Origin = "generated"

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from adapters_store import catalog
 from adapters_store.database import Database
-from adapters_store.index import Candidate, VectorIndex
+from adapters_store.index import VectorIndex
 from adapters_store.names import SHARED, text_hash
 from adapters_store.partitions import check_embedding, find_partitions, require_encoder
 from adapters_store.records import SERVED_STATES, Hit
@@ -47,6 +47,7 @@ def search(
     tenant: str,
     base: str,
     encoder: str,
+    hypernet_id: str | None,
     k: int,
 ) -> list[Hit]:
     """The *k* nearest adapters, nearest first; `AdapterStore.search` says what counts."""
@@ -55,12 +56,15 @@ def search(
         partitions, dim = find_partitions(connection, tenants=tenants, base=base, encoder=encoder)
     query = check_embedding(embedding, dim)
     wanted = _CANDIDATES_PER_HIT * k
+    statement = _CANDIDATES.where(catalog.led_to(hypernet_id))
     while partitions and k > 0:
         candidates = index.search(partitions, query, wanted)
         with database.read() as connection:
-            hits = _hits(connection, candidates, query, tenants, k)
-        # Too few living adapters among the candidates (many deleted, or many descriptions of one
-        # adapter): look further, until the index has no more.
+            parameters = {"seqs": [found.seq for found in candidates], "tenants": tenants}
+            rows = connection.execute(statement, parameters).all()
+            hits = _hits(connection, rows, query, k)
+        # Too few adapters that count among the candidates (many are deleted or another
+        # hypernetwork's, or one has many descriptions): look further, until the index has no more.
         if len(hits) >= k or len(candidates) < wanted or wanted >= _SQL_PARAMETERS:
             return hits
         wanted = min(wanted * _CANDIDATES_PER_HIT, _SQL_PARAMETERS)
@@ -68,9 +72,19 @@ def search(
 
 
 def exact(
-    connection: Connection, text: str, *, tenant: str, base: str, encoder: str
+    connection: Connection,
+    text: str,
+    *,
+    tenant: str,
+    base: str,
+    encoder: str,
+    hypernet_id: str | None,
 ) -> catalog.AdapterRow | None:
-    """The newest served adapter that this very text reached before, the tenant's own first."""
+    """
+    The served adapter that this very text reached before.
+
+    Of several the tenant's own comes first, then one that somebody chose, then the newest.
+    """
     require_encoder(connection, encoder)
     query = (
         select(adapters.c.pk)
@@ -80,8 +94,9 @@ def exact(
             catalog.visible_to(tenant),
             adapters.c.base == base,
             adapters.c.state.in_(SERVED_STATES),
+            catalog.led_to(hypernet_id),
         )
-        .order_by(adapters.c.tenant == SHARED, adapters.c.pk.desc())
+        .order_by(adapters.c.tenant == SHARED, ~catalog.chosen(), adapters.c.pk.desc())
         .limit(1)
     )
     pk = connection.execute(query).scalar_one_or_none()
@@ -89,14 +104,8 @@ def exact(
 
 
 def _hits(
-    connection: Connection,
-    candidates: list[Candidate],
-    query: NDArray[np.float32],
-    tenants: tuple[str, str],
-    k: int,
+    connection: Connection, rows: Sequence[Any], query: NDArray[np.float32], k: int
 ) -> list[Hit]:
-    seqs = [candidate.seq for candidate in candidates]
-    rows = connection.execute(_CANDIDATES, {"seqs": seqs, "tenants": tenants}).all()
     nearest: dict[str, tuple[float, Any]] = {}
     for score, row in sorted(
         zip(_scores(rows, query), rows, strict=True),

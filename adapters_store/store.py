@@ -235,7 +235,14 @@ class AdapterStore:
             return [catalog.record(row) for row in rows]
 
     def search(
-        self, embedding: NDArray[np.float32], *, tenant: str, base: str, encoder: str, k: int = 5
+        self,
+        embedding: NDArray[np.float32],
+        *,
+        tenant: str,
+        base: str,
+        encoder: str,
+        hypernet_id: str | None = None,
+        k: int = 5,
     ) -> list[Hit]:
         """
         The *k* adapters whose nearest description is nearest to a task embedding.
@@ -245,6 +252,8 @@ class AdapterStore:
             tenant: Only its own and the shared adapters are looked at.
             base: Fingerprint of the base model that will serve.
             encoder: Fingerprint of the encoder that made *embedding*.
+            hypernet_id: Leave out what other hypernetworks wrote, unless it was imported,
+                approved, pinned or given an alias; None leaves nothing out.
             k: How many adapters at most.
 
         Returns:
@@ -254,15 +263,30 @@ class AdapterStore:
             EncoderMismatch: The library is indexed by another encoder.
             DimensionMismatch: The embedding is unsound.
         """
-        database = self.ledger.database
         return searching.search(
-            database, self.index, embedding, tenant=tenant, base=base, encoder=encoder, k=k
+            self.ledger.database,
+            self.index,
+            embedding,
+            tenant=tenant,
+            base=base,
+            encoder=encoder,
+            hypernet_id=hypernet_id,
+            k=k,
         )
 
-    def exact(self, text: str, *, tenant: str, base: str, encoder: str) -> AdapterRecord | None:
-        """The adapter that this text reached before, whatever its case and spacing."""
+    def exact(
+        self, text: str, *, tenant: str, base: str, encoder: str, hypernet_id: str | None = None
+    ) -> AdapterRecord | None:
+        """The adapter that this text reached before, whatever its case; arguments as `search`'s."""
         with self.ledger.read() as connection:
-            row = searching.exact(connection, text, tenant=tenant, base=base, encoder=encoder)
+            row = searching.exact(
+                connection,
+                text,
+                tenant=tenant,
+                base=base,
+                encoder=encoder,
+                hypernet_id=hypernet_id,
+            )
             return None if row is None else catalog.record(row)
 
     def history(

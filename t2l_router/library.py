@@ -87,14 +87,20 @@ class Library:
         self._thresholds: dict[str, tuple[float, Thresholds]] = {}
 
     async def exact(self, text: str, *, tenant: str) -> AdapterRecord | None:
-        """The adapter that this very text reached before."""
+        """The adapter that this very text led to before, if this hypernetwork still does."""
         return await self.calls.run(lambda store: self._exact(store, text, tenant))
 
     async def search(self, embedding: NDArray[np.float32], *, tenant: str) -> list[Hit]:
         """The nearest adapters."""
-        base, encoder = self.identity.base, self.identity.encoder
+        identity = self.identity
         return await self.calls.run(
-            lambda store: store.search(embedding, tenant=tenant, base=base, encoder=encoder)
+            lambda store: store.search(
+                embedding,
+                tenant=tenant,
+                base=identity.base,
+                encoder=identity.encoder,
+                hypernet_id=identity.hypernet_id,
+            )
         )
 
     async def thresholds(self, *, tenant: str) -> Thresholds:
@@ -220,7 +226,11 @@ class Library:
 
     def _exact(self, store: AdapterStore, text: str, tenant: str) -> AdapterRecord | None:
         return store.exact(
-            text, tenant=tenant, base=self.identity.base, encoder=self.identity.encoder
+            text,
+            tenant=tenant,
+            base=self.identity.base,
+            encoder=self.identity.encoder,
+            hypernet_id=self.identity.hypernet_id,
         )
 
     def _claim(self, store: AdapterStore, text: str, tenant: str) -> Claim:

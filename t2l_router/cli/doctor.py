@@ -156,7 +156,8 @@ def _hypernet(settings: Settings) -> str:
     from t2l_router import checkpoint
 
     config = checkpoint.from_pretrained(settings.hypernet).config
-    return f"{settings.hypernet}: {config.variant} for {config.lora.base_model}"
+    name = f"{settings.hypernet} ({checkpoint.hypernet_id(settings.hypernet)})"
+    return f"{name}: {config.variant} for {config.lora.base_model}"
 
 
 def _encoder(settings: Settings) -> str:

@@ -6,7 +6,8 @@ import tempfile
 import pytest
 from click.testing import CliRunner
 
-from t2l_router import storage
+from t2l_router import policy, storage
+from t2l_router.cli.doctor import _hypernet
 from t2l_router.cli.main import main
 from t2l_router.config import Settings
 
@@ -53,3 +54,10 @@ def test_a_library_that_cannot_be_opened(doctor, monkeypatch):
     assert [name for name, check in checks.items() if not check["ok"]] == ["library"]
     assert "can't be reached" in checks["library"]["found"]
     assert "secret" not in checks["library"]["found"]
+
+
+def test_names_the_hypernetwork():
+    """Its id is the one by which adapters know what wrote them."""
+    (shipped,) = policy.MEASURED
+
+    assert f"default ({shipped.hypernet_id}): L for" in _hypernet(Settings(hypernet="default"))

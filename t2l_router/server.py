@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
@@ -74,26 +75,20 @@ def create_app(
     app = FastAPI(title="t2l", version=version("t2l"), lifespan=lifespan, responses=_ERRORS)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign] # FastAPI's own way
     may_look = [Depends(gate.look)]
-    # `AnswerRoutes` runs the first three; here they are documented, and other methods refused.
-    app.add_api_route(
-        "/v1/chat/completions",
-        api.chat,
-        methods=["POST"],
-        openapi_extra=_body_of(wire.ChatRequest),
-        responses={200: {"model": wire.ChatCompletion}},
+    answering = (
+        AnswerRoute("/v1/chat/completions", api.chat, wire.ChatRequest, wire.ChatCompletion),
+        AnswerRoute("/v1/completions", api.complete, completions.CompletionRequest),
+        AnswerRoute("/v1/embeddings", api.embed, embeddings.EmbeddingRequest),
     )
-    app.add_api_route(
-        "/v1/completions",
-        api.complete,
-        methods=["POST"],
-        openapi_extra=_body_of(completions.CompletionRequest),
-    )
-    app.add_api_route(
-        "/v1/embeddings",
-        api.embed,
-        methods=["POST"],
-        openapi_extra=_body_of(embeddings.EmbeddingRequest),
-    )
+    for route in answering:
+        # `AnswerRoutes` runs them; here they are documented, and other methods refused.
+        app.add_api_route(
+            route.path,
+            route.endpoint,
+            methods=["POST"],
+            openapi_extra=_body_of(route.body),
+            responses={200: {"model": route.answer}} if route.answer else None,
+        )
     app.add_api_route(
         "/v1/models", api.models, dependencies=may_look, response_model=wire.ModelList
     )
@@ -116,15 +111,8 @@ def create_app(
             "/metrics", _shown(metrics), dependencies=[Depends(gate.admin)], include_in_schema=False
         )
         observers = [metrics.observe, *observers]
-    answering = AnswerRoutes(
-        app,
-        {
-            "/v1/chat/completions": api.chat,
-            "/v1/completions": api.complete,
-            "/v1/embeddings": api.embed,
-        },
-    )
-    doors = answering if admin_port is None else AdminPortMiddleware(answering, admin_port)
+    routed = AnswerRoutes(app, answering)
+    doors = routed if admin_port is None else AdminPortMiddleware(routed, admin_port)
     # Outside FastAPI, so that its own answer to an unexpected error has an id too.
     larger = {admin.IMPORT_PATH: max_import_bytes}
     limited = BodyLimitMiddleware(doors, max_body_bytes, larger)
@@ -139,10 +127,14 @@ class AnswerRoute:
     Args:
         path: As it is asked for.
         endpoint: Passes the gate and reads the body itself.
+        body: What it reads, for the documentation.
+        answer: What it answers in one piece, for the same.
     """
 
     path: str
     endpoint: Callable[[Request], Awaitable[Response]]
+    body: type[wire.Incoming]
+    answer: type[BaseModel] | None = None
 
 
 class AnswerRoutes:
@@ -151,14 +143,12 @@ class AnswerRoutes:
 
     Args:
         app: Answers everything else.
-        endpoints: By their paths; the method is POST.
+        routes: The method is POST.
     """
 
-    def __init__(
-        self, app: ASGIApp, endpoints: Mapping[str, Callable[[Request], Awaitable[Response]]]
-    ) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[AnswerRoute]) -> None:
         self.app = app
-        self._routes = {path: AnswerRoute(path, run) for path, run in endpoints.items()}
+        self._routes = {route.path: route for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, whatever happens: an unexpected error goes on to the server's log."""

@@ -15,8 +15,10 @@ from urllib.parse import unquote
 import httpx
 
 from t2l_router.client import Body, Client, HttpClient
+from t2l_router.environment import keep_litellm_home
 from t2l_router.errors import CallError, CallRefused, ServerTimeout, ServerUnreachable
 
+keep_litellm_home()
 try:
     import litellm
     from litellm import exceptions

@@ -4,7 +4,6 @@ The settings: flags, else environment variables ``T2L_...``, else ``t2l.toml``, 
 No other module reads the environment.
 """
 
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -287,21 +286,6 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
                 what = f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}"
             faults.append(f"{name}, from {origin.get(name, str(FILE))}: {what}")
         raise ConfigError("\n".join(["bad settings:", *faults])) from None
-
-
-def share_metrics(directory: Path) -> None:
-    """Let processes that are started from now on add up their metrics below *directory*."""
-    # The client library of Prometheus reads this when it is imported.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-
-
-def keep_litellm_home() -> None:
-    """
-    Have litellm, which is imported next, take the prices that it ships; else it fetches a list.
-
-    A variable that the user has set stays.
-    """
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 def origins(flags: Mapping[str, Any] | None = None) -> dict[str, str]:

@@ -4,8 +4,8 @@ import json
 import logging
 from typing import Any
 
-from t2l_router.config import keep_litellm_home
 from t2l_router.describe import validated
+from t2l_router.environment import keep_litellm_home
 from t2l_router.errors import ConfigError, InvalidDescription
 from t2l_router.heads import Heads
 from t2l_router.inference import Inferred

@@ -80,9 +80,14 @@ from types import SimpleNamespace
 from t2l_router.inference_llm import LlmInference
 LlmInference(None, SimpleNamespace(judge=None), model="openai/other", timeout_s=1)
 """
+INTEGRATION = "import integrations.litellm"
+DESCRIBE = """
+from training.describe_model import through_litellm
+through_litellm("openai/other", per_call=1)
+"""
 
 
-@pytest.mark.parametrize("code", [UPSTREAM, LLM])
+@pytest.mark.parametrize("code", [UPSTREAM, LLM, INTEGRATION, DESCRIBE])
 @pytest.mark.parametrize(("given", "kept"), [(None, "True"), ("true", "true")])
 def test_litellm_fetches_no_prices(code, given, kept, tmp_path):
     """litellm, imported by us, asks the network for nothing; what the user has set stays."""

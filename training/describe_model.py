@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from t2l_router.environment import keep_litellm_home
 from t2l_router.errors import ConfigError
 from training.describe_prompt import Messages
 from training.describe_tasks import Ask
@@ -37,6 +38,7 @@ def through_litellm(
     Raises:
         ConfigError: litellm is not installed.
     """
+    keep_litellm_home()
     try:
         import litellm  # noqa: PLC0415 - an extra, and slow to import
 

@@ -20,7 +20,8 @@ from t2l_router import logs, storage
 from t2l_router.cli import process
 from t2l_router.cli.output import INTERRUPTED, exit_code
 from t2l_router.cli.process import Doors
-from t2l_router.config import Settings, share_metrics
+from t2l_router.config import Settings
+from t2l_router.environment import share_metrics
 
 logger = logging.getLogger(__name__)
 _AGAIN_AFTER_S = 1.0

@@ -10,8 +10,9 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2l_router.config import Upstream, keep_litellm_home
+from t2l_router.config import Upstream
 from t2l_router.engines.base import AdapterRef, Delta, EngineHealth, TokenLogprob, ToolCall
+from t2l_router.environment import keep_litellm_home
 from t2l_router.errors import (
     ConfigError,
     EngineBusy,

@@ -220,7 +220,6 @@ def test_killed_run_goes_on(data, provider):
     url, asked = provider
     command = [sys.executable, "-m", "t2l_router.cli.main", *arguments(data, url)]
     environ = os.environ | {"OPENAI_API_KEY": "k", "PYTHONPATH": str(ROOT)}  # noqa: TID251
-    environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
     while len(asked) < 12:
         assert process.poll() is None, process.stderr.read()
@@ -258,7 +257,7 @@ def described_here(data, folder, **variables: str) -> list[str]:
     done = t2l(
         "describe", "--data", str(data), "--model", "t2l/t2l:base", "--per-task", "3",
         "--per-call", "3", "--pairs", "2", "--timeout", "600", "--format", "json", cwd=folder,
-        LITELLM_LOCAL_MODEL_COST_MAP="True", **variables,
+        **variables,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["calls"] > 0

@@ -10,6 +10,7 @@ from t2l_router.wire.requests import REFUSED, ChatRequest, ChosenTool, Incoming,
 
 R = TypeVar("R", bound=Incoming)
 
+_OURS = "t2l_"
 _COMPONENTS = "#/components/schemas/{model}"
 
 
@@ -72,6 +73,7 @@ def checked_chat(fields: dict[str, Any]) -> ChatRequest:
 
 def _checked(request: ChatRequest) -> ChatRequest:
     """Refuse what is not built, and fields that contradict each other."""
+    _check_ours(request)
     for field, neutral in REFUSED.items():
         value = getattr(request, field)
         if value is not None and value not in neutral:
@@ -118,6 +120,16 @@ def require_offered(request: ChatRequest, offers: Callable[[], frozenset[Offer]]
     for offer, (field, is_needed) in needed.items():
         if is_needed and offer not in offers():
             raise InvalidRequest(f"{field} is not supported here; leave it out", param=field)
+
+
+def _check_ours(request: ChatRequest) -> None:
+    """Refuse a name that only we could mean: misspelt, it would be left out without a word."""
+    known = [name for name in ChatRequest.model_fields if name.startswith(_OURS)]
+    for name in request.model_extra or ():
+        if name.startswith(_OURS):
+            raise InvalidRequest(
+                f"there is no field {name[:80]}; there are {', '.join(known)}", param=name[:80]
+            )
 
 
 def _check_tools(request: ChatRequest) -> None:

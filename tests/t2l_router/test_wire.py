@@ -163,6 +163,14 @@ def test_unknown_field():
     wire.parse_chat(body(cache_salt="x", chat_template_kwargs={"thinking": False}))
 
 
+def test_misspelt_field_of_ours():
+    """A name that begins as ours do is one of ours: else its task would be left out unseen."""
+    error = fault(body(t2l_descripton="Translate"))
+
+    assert error.param == "t2l_descripton"
+    assert "t2l_description, t2l_examples" in str(error)
+
+
 def test_text_parts_are_joined():
     """Content parts of text are the same as one text."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]

@@ -78,5 +78,8 @@ def log_exchange(exchange: Exchange) -> None:
             "completion_tokens": outcome.usage.completion_tokens,
         }
     told = " ".join(str(fields[key]) for key in ("method", "route", "status", "duration_ms"))
-    said = " ".join(str(fields[key]) for key in ("decision", "end", "tenant") if key in fields)
-    logger.log(level, "%s ms %s %s", told, said, exchange.request_id, extra={"fields": fields})
+    said = [str(fields[key]) for key in ("decision", "adapter", "end", "tenant") if fields.get(key)]
+    if exchange.outcomes:
+        said.append(f"{fields['prompt_tokens']}+{fields['completion_tokens']} tokens")
+    rest = " ".join([*said, exchange.request_id])
+    logger.log(level, "%s ms %s", told, rest, extra={"fields": fields})

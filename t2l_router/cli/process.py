@@ -146,5 +146,13 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._readiness = readiness
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say when the end begins and when it is there: between them answers are finished."""
+        logger.info(
+            "stopping; running answers get up to %d s", self.config.timeout_graceful_shutdown
+        )
+        await super().shutdown(sockets)
+        logger.info("stopped")
+
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._readiness.error is not None

@@ -71,6 +71,7 @@ def test_sighup(tmp_path):
     assert "reloaded: requests_per_minute" in said
     assert "after a restart: max_waiting" in said
     assert "nothing is reloaded" in said
+    assert said.index("stopping; running answers get up to 30 s") < said.index("stopped\n")
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_text_log(stderr):
 
     said = stderr()
     assert said.count("\n") == 1
-    assert "POST /v1/chat/completions 200 2600.0 ms base stop acme req_1" in said
+    assert "POST /v1/chat/completions 200 2600.0 ms base stop acme 10+21 tokens req_1" in said
 
 
 def test_log_above_bars(stderr):

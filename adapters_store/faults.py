@@ -1,5 +1,6 @@
 """What the operating system says, as the library's own errors."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS

@@ -27,7 +27,9 @@ try:
     from litellm.secret_managers.main import get_secret_str
     from litellm.types.utils import GenericStreamingChunk
 except ModuleNotFoundError as error:
-    raise ImportError("integrations.litellm needs litellm: pip install 't2l[litellm]'") from error
+    raise ImportError(
+        "integrations.litellm needs litellm: pip install '.[litellm]' in a checkout of t2l"
+    ) from error
 
 if TYPE_CHECKING:
     from t2l_router.router import Router

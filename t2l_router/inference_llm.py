@@ -68,7 +68,8 @@ class LlmInference(HeadInference):
             import litellm  # noqa: PLC0415 - an extra, and slow to import
         except ImportError:
             raise ConfigError(
-                "inference is llm, but litellm is missing: pip install 't2l[litellm]'"
+                "inference is llm, but litellm is missing: "
+                "pip install '.[litellm]' in a checkout of t2l"
             ) from None
         # It prints advice to stdout at each error.
         litellm.suppress_debug_info = True

@@ -91,7 +91,9 @@ def open_tracing() -> Tracing:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        raise ConfigError("tracing needs more packages: pip install 't2l[otel]'") from None
+        raise ConfigError(
+            "tracing needs more packages: pip install '.[otel]' in a checkout of t2l"
+        ) from None
     provider = TracerProvider(resource=Resource.create({"service.name": "t2l"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracing.to(provider)

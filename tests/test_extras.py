@@ -16,35 +16,35 @@ POSTGRES = "postgresql+psycopg://nobody@127.0.0.1:1/none"
 @pytest.mark.parametrize(
     ("hidden", "code", "extra"),
     [
-        ("langchain_core", "import integrations.langchain", "'t2l[langchain]'"),
+        ("langchain_core", "import integrations.langchain", "'.[langchain]'"),
         ("langchain", "from integrations.langchain import T2LMiddleware", "langchain"),
-        ("litellm", "import integrations.litellm", "'t2l[litellm]'"),
+        ("litellm", "import integrations.litellm", "'.[litellm]'"),
         (
             "litellm",
             "from training.describe_model import through_litellm as ask; ask('m', per_call=1)",
-            "'t2l[litellm]'",
+            "'.[litellm]'",
         ),
         (
             "opentelemetry",
             "from t2l_router.tracing import open_tracing; open_tracing()",
-            "'t2l[otel]'",
+            "'.[otel]'",
         ),
-        ("matplotlib", "import training.analysis_plot", "'t2l[train]'"),
-        ("matplotlib", "import training.reuse_plot", "'t2l[train]'"),
+        ("matplotlib", "import training.analysis_plot", "'.[train]'"),
+        ("matplotlib", "import training.reuse_plot", "'.[train]'"),
         (
             "psycopg",
             OPEN.format(database=POSTGRES, blobs="memory://b", index="exact"),
-            "'t2l[postgres]'",
+            "'.[postgres]'",
         ),
         (
             "pgvector",
             OPEN.format(database="sqlite://", blobs="memory://b", index="pgvector"),
-            "'t2l[postgres]'",
+            "'.[postgres]'",
         ),
         (
             "s3fs",
             OPEN.format(database="sqlite://", blobs="s3://b", index="exact"),
-            "'t2l[s3]'",
+            "'.[s3]'",
         ),
     ],
 )

@@ -13,7 +13,9 @@ from t2l_router.errors import ConfigError
 try:
     from matplotlib.figure import Figure  # no pyplot: it would look for a screen
 except ModuleNotFoundError as error:
-    raise ConfigError("plots need matplotlib: pip install 't2l[train]'") from error
+    raise ConfigError(
+        "plots need matplotlib: pip install '.[train]' in a checkout of t2l"
+    ) from error
 
 Array = NDArray[np.float32]
 _NAMED = 9  # families that get a colour of their own; the rest is grey

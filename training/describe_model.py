@@ -44,7 +44,9 @@ def through_litellm(
 
         from integrations.litellm import T2LProvider, register  # noqa: PLC0415 - needs litellm
     except ImportError:
-        raise ConfigError("describing tasks needs litellm: pip install 't2l[litellm]'") from None
+        raise ConfigError(
+            "describing tasks needs litellm: pip install '.[litellm]' in a checkout of t2l"
+        ) from None
     # It prints advice to stdout at each error.
     litellm.suppress_debug_info = True
     register(T2LProvider(router))

@@ -10,7 +10,9 @@ try:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 except ModuleNotFoundError as error:
-    raise ConfigError("plots need matplotlib: pip install 't2l[train]'") from error
+    raise ConfigError(
+        "plots need matplotlib: pip install '.[train]' in a checkout of t2l"
+    ) from error
 
 _STYLES = ("o", "s", "^", "D")
 

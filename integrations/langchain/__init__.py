@@ -10,7 +10,8 @@ try:
     import langchain_core  # noqa: F401
 except ModuleNotFoundError:
     raise ImportError(
-        "integrations.langchain needs langchain-core: pip install 't2l[langchain]'"
+        "integrations.langchain needs langchain-core: "
+        "pip install '.[langchain]' in a checkout of t2l"
     ) from None
 
 from integrations.langchain.chat import ChatT2L

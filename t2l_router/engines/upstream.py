@@ -82,7 +82,8 @@ class UpstreamEngine:
             from litellm.router import Router  # noqa: PLC0415
         except ImportError:
             raise ConfigError(
-                "upstreams are set, but litellm is missing: pip install 't2l[litellm]'"
+                "upstreams are set, but litellm is missing: "
+                "pip install '.[litellm]' in a checkout of t2l"
             ) from None
         # It prints advice to stdout at each error.
         litellm.suppress_debug_info = True

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import fsspec
 
-from adapters_store.errors import AdapterCorrupt, InvalidImport, StoreUnavailable
+from adapters_store.errors import AdapterCorrupt, InvalidImport, InvalidInput, StoreUnavailable
 from adapters_store.faults import named_os_errors
 from adapters_store.identity import AdapterId
 from adapters_store.names import ADAPTER_ID
@@ -83,16 +83,25 @@ def open_blobs(url: str, *, cache_dir: Path, options: dict[str, Any] | None = No
         options: Passed to fsspec, e.g. ``endpoint_url``.
 
     Raises:
+        InvalidInput: There is no such kind of URL.
         StoreUnavailable: The package for this kind of URL is missing.
     """
-    try:
-        filesystem, root = fsspec.core.url_to_fs(url, **(options or {}))
-    except ImportError as error:  # fsspec's text names the package
-        told = "pip install 't2l[s3]'" if url.startswith("s3:") else str(error)
-        raise StoreUnavailable(f"{url} needs more packages: {told}") from None
+    filesystem, root = filesystem_of(url, options or {})
     if "file" in (filesystem.protocol, *filesystem.protocol):
         return LocalBlobs(Path(root))
     return ObjectBlobs(filesystem, root, cache_dir)
+
+
+def filesystem_of(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Find the filesystem that *url* names, and the path in it; raises as `open_blobs` does."""
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:  # fsspec's text names the package
+        told = "pip install '.[s3]' in a checkout of t2l" if url.startswith("s3:") else str(error)
+        raise StoreUnavailable(f"{url} needs more packages: {told}") from None
+    except ValueError as error:
+        raise InvalidInput(f"{url}: {error}; fsspec knows s3://, gs://, file:// ...") from None
+    return filesystem, root
 
 
 class LocalBlobs:

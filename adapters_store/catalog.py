@@ -86,8 +86,8 @@ def find(
     if len(ids) > 1:
         raise AdapterNotFound(f"{ref!r} fits several adapters ({', '.join(sorted(ids))[:120]}...)")
     if not rows:
-        where = " among the deleted ones" if deleted else ""
-        raise AdapterNotFound(f"no adapter {ref!r}{where}; see: t2l adapters list")
+        where, which = (" among the deleted ones", " -f state=deleted") if deleted else ("", "")
+        raise AdapterNotFound(f"no adapter {ref!r}{where}; see: t2l adapters list{which}")
     return next((row for row in rows if row.tenant == tenant), rows[0])
 
 

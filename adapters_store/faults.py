@@ -22,7 +22,7 @@ def named_missing_packages(what: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        told = f"{what} needs more packages: pip install 't2l[postgres]'"
+        told = f"{what} needs more packages: pip install '.[postgres]' in a checkout of t2l"
         raise StoreUnavailable(told) from None
 
 
@@ -41,9 +41,19 @@ def named_os_errors(doing: str) -> Iterator[None]:
     """
     try:
         yield
+    except _drivers_errors() as error:
+        raise StoreUnavailable(f"can't {doing}: {error}") from error
     except OSError as error:
         if error.errno in (ENOSPC, EDQUOT):
             raise StoreFull(f"can't {doing}: no room on the disk; free some space") from error
         if error.errno in (EROFS, EACCES, EPERM):
             raise StoreReadOnly(f"can't {doing}: {error}; check the permissions") from error
         raise StoreUnavailable(f"can't {doing}: {error}") from error
+
+
+def _drivers_errors() -> tuple[type[Exception], ...]:
+    """What drivers of fsspec raise that is no `OSError`; of those that are loaded, which import."""
+    kinds = (("botocore.exceptions", "BotoCoreError"), ("httpx", "TransportError"))
+    return tuple(
+        getattr(sys.modules[module], name) for module, name in kinds if module in sys.modules
+    )

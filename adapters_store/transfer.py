@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from adapters_store.blobs import MANIFEST_FILE
+from adapters_store.blobs import MANIFEST_FILE, filesystem_of
 from adapters_store.errors import Conflict, InvalidImport
 from adapters_store.faults import named_os_errors
 from adapters_store.imports import LIMITS, Foreign, assemble
@@ -85,7 +83,7 @@ def push(contents: Mapping[str, bytes], url: str, *, options: Mapping[str, Any])
 
     The weights are written last: a reader finds the whole adapter or none.
     """
-    filesystem, root = fsspec.core.url_to_fs(url, **options)
+    filesystem, root = filesystem_of(url, options)
     with named_os_errors(f"push to {url}"):
         filesystem.makedirs(root, exist_ok=True)
         for name in sorted(contents, key=lambda name: name == WEIGHTS_FILE):
@@ -106,7 +104,7 @@ def pull(url: str, *, options: Mapping[str, Any]) -> Foreign:
         raise InvalidImport(
             f"{url}: pin the revision by its 40-digit commit: hf://OWNER/REPOSITORY@COMMIT"
         )
-    filesystem, root = fsspec.core.url_to_fs(url, **options)
+    filesystem, root = filesystem_of(url, options)
 
     def read(name: str) -> bytes | None:
         path = f"{root.rstrip('/')}/{name}"

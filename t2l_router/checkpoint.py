@@ -157,9 +157,12 @@ def _locate(name: str, revision: str | None) -> Path:
                 etag_timeout=5,
             )
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except HFValidationError:
+        raise ModelUnavailable(f"there is no checkpoint directory {name!r}") from None
+    except (HfHubHTTPError, OSError) as error:
+        why = str(error).partition("\n")[0]
         raise ModelUnavailable(
-            f"{name!r} is neither a checkpoint directory nor a reachable hub repository: {error}"
+            f"{name!r} is neither a checkpoint directory nor a reachable hub repository: {why}"
         ) from None
 
 

@@ -96,8 +96,15 @@ def load_tasks(folder: Path, splits: Collection[str]) -> list[Task]:
     try:
         lines = (folder / "tasks.jsonl").read_text(encoding="utf8").splitlines()
         tasks = [_task(json.loads(line), folder) for line in lines if line]
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{folder} is not a corpus folder: {error!r}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} is not a corpus folder: {error.filename}: {error.strerror}"
+        ) from None
+    except (ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{folder} is not a corpus folder: {error!r}; "
+            f"t2l train --data {folder} -o OUT --check names every fault"
+        ) from None
     chosen = [task for task in tasks if task.split in splits]
     if not chosen:
         known = ", ".join(sorted({task.split for task in tasks}))

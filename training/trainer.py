@@ -199,8 +199,17 @@ class Trainer:
         """
         with safe_open(path, "pt", device=str(self.device)) as file:
             loop = json.loads(file.metadata()["loop"])
-            if loop["recipe"] != asdict(self.recipe):
-                raise ConfigError(f"{path} was made with another recipe: {loop['recipe']}")
+            wanted, made = asdict(self.recipe), loop["recipe"]
+            if made != wanted:
+                differing = ", ".join(
+                    f"{name} {made.get(name)}, not {wanted.get(name)}"
+                    for name in sorted(made | wanted)
+                    if made.get(name) != wanted.get(name)
+                )
+                raise ConfigError(
+                    f"{path} was made with another recipe ({differing}); "
+                    "go on with that one, or give another folder for this run"
+                )
             for name, parameter in self._params.items():
                 parameter.copy_(file.get_tensor(f"param/{name}"))
                 self._averaged[name].copy_(file.get_tensor(f"averaged/{name}"))

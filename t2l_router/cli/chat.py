@@ -12,7 +12,7 @@ from t2l_router import bootstrap
 from t2l_router.cli.conversation import Conversation, Stated
 from t2l_router.cli.examples import examples_option
 from t2l_router.cli.loading import loading
-from t2l_router.cli.options import settings_options
+from t2l_router.cli.options import server_option, settings_options
 from t2l_router.cli.output import Output, output_option
 from t2l_router.cli.talk import Talk
 from t2l_router.client import HttpClient
@@ -32,12 +32,12 @@ _HELP = "/task TEXT sets the task, /task alone drops it, /new starts over, /quit
 )
 @examples_option
 @click.option("-m", "--model", help="A model as /v1/models lists them, e.g. t2l:base.")
-@click.option("--server", metavar="URL", help="Ask this server instead of loading the models here.")
+@server_option("Ask this server instead of loading the models here; T2L_API_KEY is the key.")
 @click.option("--compare", is_flag=True, help="Answer with the base model too, side by side.")
 @click.option("--seed", type=int, help="Equal seeds give equal answers.")
 @click.option("--temperature", type=float, help="0 takes the likeliest words.")
 @click.option("--max-tokens", type=int, help="Longest answer.")
-@settings_options("base_model", "hypernet", "device")
+@settings_options("data_dir", "base_model", "hypernet", "encoder", "device")
 @output_option
 def command(
     *,
@@ -62,7 +62,9 @@ def command(
     if description is not None:
         description = validated(description)
     if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read()
+        prompt = sys.stdin.read().strip("\r\n")
+        if not prompt:
+            raise click.UsageError("Give a PROMPT, or one on standard input.")
     talk = Talk(_client(server, settings)) if server else _load(settings)
     options = {name: value for name, value in sampling.items() if value is not None}
     # One event loop for all turns; Ctrl-C ends what runs in it, and not at once the program.

@@ -38,7 +38,7 @@ def status(*, settings: Settings, out: Output) -> None:
     )
 
 
-@command.command()
+@command.command(short_help="Bring the schema to the version that t2l needs.")
 @settings_options("data_dir")
 @output_option
 def migrate(*, settings: Settings, out: Output) -> None:
@@ -52,7 +52,7 @@ def migrate(*, settings: Settings, out: Output) -> None:
     out.record({"schema": SCHEMA_HEAD, "before": before})
 
 
-@command.command("backup")
+@command.command("backup", short_help="Copy the library as of now into a new directory.")
 @click.argument("destination", type=click.Path(path_type=Path))
 @output_option
 @library_option

@@ -47,7 +47,7 @@ class Check:
 
 
 @click.command()
-@settings_options("base_model", "hypernet", "device", "host", "port")
+@settings_options("data_dir", "base_model", "hypernet", "encoder", "device", "host", "port")
 @output_option
 def command(settings: Settings, out: Output) -> None:
     """

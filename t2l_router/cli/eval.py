@@ -41,7 +41,13 @@ _COLUMNS = (
 @click.option(
     "--json", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write all scores."
 )
-@click.option("--base", default="", help="Base model; by default the one of the hypernetwork.")
+@click.option(
+    "--base",
+    "--base-model",
+    "base",
+    default="",
+    help="Base model; by default the one of the hypernetwork.",
+)
 @settings_options("hypernet", "device")
 @output_option
 def command(
@@ -59,6 +65,7 @@ def command(
 
     splits = check(data).splits
     chosen = split or ("validation" if "validation" in splits else ",".join(sorted(splits)))
+    from t2l_router.bootstrap import torch_device  # noqa: PLC0415 - as below
     from training.evaluate import evaluate, parse  # noqa: PLC0415 - imports torch
 
     arguments = ["--corpus", str(data), "--split", chosen, "--checkpoint", settings.hypernet]
@@ -66,8 +73,7 @@ def command(
         arguments += [f"--{name.replace('_', '-')}", str(value)]  # the evaluation's own names
     if settings.encoder:
         arguments += ["--encoder", settings.encoder]
-    if settings.device not in ("", "auto"):
-        arguments += ["--device", settings.device]
+    arguments += ["--device", torch_device(settings.device)]
     results = evaluate(parse(arguments))
     if file is not None:
         file.write_text(json.dumps(results, indent=1) + "\n")

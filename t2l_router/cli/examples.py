@@ -28,11 +28,15 @@ def read_examples(path: Path) -> tuple[Pair, ...]:
     Read a file of examples.
 
     Raises:
-        ConfigError: It is empty, or a line isn't an input with its output.
+        ConfigError: It is empty, no UTF-8, or a line isn't an input with its output.
         InvalidRequest: An example is empty or too long, or there are too many.
     """
     pairs: list[Pair] = []
-    for number, line in enumerate(path.read_text(encoding="utf8").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8: byte {error.start} can't be read") from None
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:

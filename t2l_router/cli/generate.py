@@ -34,7 +34,7 @@ _ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md
 )
 @examples_option
 @click.option("--force", is_flag=True, help="Replace an adapter that is there already.")
-@settings_options("base_model", "hypernet", "device")
+@settings_options("base_model", "hypernet", "encoder", "device")
 @output_option
 def command(
     description: str | None,

@@ -47,7 +47,7 @@ def status(*, store: AdapterStore, out: Output) -> None:
     )
 
 
-@command.command()
+@command.command(short_help="Build the index anew from the database.")
 @output_option
 @library_option
 def rebuild(*, store: AdapterStore, out: Output) -> None:
@@ -66,7 +66,7 @@ def migrate() -> None:
     """
 
 
-@command.command()
+@command.command(short_help="Measure from where on adapters may be reused.")
 @click.option(
     "--corpus",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -188,7 +188,7 @@ def _thresholds_in_use(
     return shipped, "measured and shipped with t2l"
 
 
-@command.command()
+@command.command(short_help="Show the thresholds that servers go by.")
 @click.option("--tenant", "-t", default=DEFAULT_TENANT, show_default=True, help="For whom.")
 @settings_options("data_dir", "hypernet")
 @output_option

@@ -7,7 +7,7 @@ import click
 
 from adapters_store import AdapterStore
 from adapters_store.keys import SCOPES, ApiKey, Scope
-from t2l_router.cli.adapters.options import ago, library_or_server_option
+from t2l_router.cli.adapters.options import ago, library_or_server_option, whole_number
 from t2l_router.cli.output import Column, Output, output_option
 
 
@@ -65,7 +65,7 @@ def list_(*, store: AdapterStore, out: Output, tenant: str | None, everything: b
     show_keys(out, [row for row in rows if everything or row["state"] == "active"])
 
 
-@command.command()
+@command.command(short_help="Let the key KEY_ID open nothing any more.")
 @click.argument("key_id")
 @output_option
 @library_or_server_option
@@ -74,7 +74,7 @@ def revoke(*, store: AdapterStore, out: Output, key_id: str) -> None:
     out.record(fields(store.keys.revoke(key_id)))
 
 
-@command.command()
+@command.command(short_help="Show or set how fast TENANT may ask.")
 @click.argument("tenant")
 @click.option("--requests-per-minute", help="A number, or `default` for the server's.")
 @click.option("--tokens-per-minute", help="Tokens read and written; or `default`.")
@@ -84,7 +84,11 @@ def revoke(*, store: AdapterStore, out: Output, key_id: str) -> None:
 def limits(*, store: AdapterStore, out: Output, tenant: str, **given: str | None) -> None:
     """Show or set how fast TENANT may ask; requests above a limit get a 429."""
     before = store.spending.limit_of(tenant)
-    changes = {name: _number(text) for name, text in given.items() if text is not None}
+    changes = {
+        name: None if text == "default" else whole_number(text, name.replace("_", "-"))
+        for name, text in given.items()
+        if text is not None
+    }
     after = dataclasses.replace(before, **changes)
     if after != before:
         store.spending.limit(tenant, after)
@@ -137,11 +141,3 @@ def show_keys(out: Output, rows: list[dict[str, object]]) -> None:
             Column("created_at", "age", ago, right=True),
         ],
     )
-
-
-def _number(text: str) -> int | None:
-    if text == "default":
-        return None
-    if not text.isdecimal():
-        raise click.BadParameter(f"{text!r} is no whole number")
-    return int(text)

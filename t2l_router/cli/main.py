@@ -1,11 +1,13 @@
 """The program ``t2l``: finds the command's module, runs it, and turns errors into exit codes."""
 
 import importlib
+from http import HTTPStatus
 from typing import Any
 
 import click
 
 from t2l_router.cli import output
+from t2l_router.errors import CallRefused
 
 # One line a noun: module ``t2l_router.cli.<noun>`` with a ``command``. The help text stands here
 # so that ``t2l --help`` imports none of them.
@@ -59,7 +61,10 @@ class Program(click.Group):
             code = output.exit_code(error)
             if code is None:
                 raise
-            click.echo(f"Error: {error}", err=True)
+            hint = ""
+            if isinstance(error, CallRefused) and error.status == HTTPStatus.UNAUTHORIZED:
+                hint = "; T2L_API_KEY holds the key that is sent"
+            click.echo(f"Error: {error}{hint}", err=True)
             ctx.exit(code)
 
 

@@ -56,7 +56,7 @@ def list_(out: Output) -> None:
         out.note(f"Not pulled: {', '.join(absent)} (t2l models pull NAME)")
 
 
-@command.command()
+@command.command(short_help="Show where model NAME lies and where it came from.")
 @click.argument("name")
 @output_option
 def show(name: str, out: Output) -> None:
@@ -102,7 +102,7 @@ def verify(ctx: click.Context, name: str | None, out: Output) -> None:
     ctx.exit(UNVERIFIED if any(row["state"] != "ok" for row in rows) else OK)
 
 
-@command.command()
+@command.command(short_help="Remove model NAME and the downloads kept for it.")
 @click.argument("name")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")

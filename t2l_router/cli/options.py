@@ -1,14 +1,27 @@
-"""Settings as command line options."""
+"""Settings as command line options, and other options that commands share."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
 
 import click
 
 from t2l_router.config import Settings, load
 
 R = TypeVar("R")
+
+
+def server_option(help: str) -> Callable[[Callable[..., R]], Callable[..., R]]:  # noqa: A002
+    """Give a command the option ``--server``: an address, with or without ``/v1``."""
+    return click.option("--server", metavar="URL", callback=_address, help=help)
+
+
+def _address(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    parts = urlsplit(value or "http://none")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.BadParameter(f"{value!r} is no address such as http://127.0.0.1:8000")
+    return value
 
 
 def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -34,8 +47,18 @@ def settings_options(*names: str) -> Callable[[Callable[..., R]], Callable[..., 
             default = field.get_default(call_default_factory=True)
             shown = "" if default is None else f"  [default: {default}]"
             decorated = click.option(
-                f"--{name.replace('_', '-')}", name, help=f"{field.description}{shown}"
+                f"--{name.replace('_', '-')}",
+                name,
+                metavar=_metavar(field.annotation),
+                help=f"{field.description}{shown}",
             )(decorated)
         return decorated
 
     return decorate
+
+
+def _metavar(kind: Any) -> str:
+    """What help shows for a setting's value; that it is right is seen when all are read."""
+    if get_origin(kind) is Literal:
+        return f"[{'|'.join(get_args(kind))}]"
+    return "INTEGER" if int in (kind, *get_args(kind)) else "TEXT"

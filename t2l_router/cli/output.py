@@ -14,6 +14,7 @@ the format decides how they look:
 import datetime as dt
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
@@ -40,10 +41,15 @@ def exit_code(error: BaseException) -> int | None:
     if isinstance(error, errors.CallRefused):
         if error.status == HTTPStatus.NOT_FOUND:
             return NOT_FOUND
-        return FAILURE if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR else USAGE
+        return USAGE if error.status in _MALFORMED else FAILURE
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
 
 
+_MALFORMED = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+}
 _CODES: dict[type[BaseException], int] = {
     errors.T2LError: FAILURE,
     errors.ConfigError: USAGE,
@@ -128,7 +134,7 @@ class Output:
 
     def json(self, document: object) -> None:
         """Print one JSON document."""
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False, default=_plain))
+        click.echo(json.dumps(_finite(document), indent=2, ensure_ascii=False, default=_plain))
 
     def note(self, text: str) -> None:
         """Tell the user something that is not data, on stderr; ``quiet`` leaves it out."""
@@ -213,10 +219,23 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False, default=_plain)
+        return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
     if isinstance(value, float):
         return f"{value:.6g}"
     return "-" if value is None else str(_plain(value))
+
+
+def _finite(value: object) -> object:
+    """The same document with None for infinity and NaN, which JSON doesn't have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return _finite(asdict(value))
+    return value
 
 
 def _plain(value: object) -> object:

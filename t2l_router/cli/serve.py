@@ -17,8 +17,8 @@ from t2l_router.errors import ConfigError
 
 @click.command()
 @settings_options(
-    "host", "port", "admin_port", "workers",
-    "base_model", "hypernet", "engine", "device", "log_level", "log_format",
+    "host", "port", "admin_port", "workers", "data_dir",
+    "base_model", "hypernet", "encoder", "engine", "device", "log_level", "log_format",
 )  # fmt: skip
 def command(settings: Settings) -> None:
     """

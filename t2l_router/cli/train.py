@@ -12,7 +12,9 @@ _DEFAULT_BASE = "smollm2-135m-instruct"
 
 
 @click.command()
-@click.option("--base", default=_DEFAULT_BASE, show_default=True, help="Base model.")
+@click.option(
+    "--base", "--base-model", "base", default=_DEFAULT_BASE, show_default=True, help="Base model."
+)
 @click.option(
     "--data",
     required=True,
@@ -42,7 +44,13 @@ _DEFAULT_BASE = "smollm2-135m-instruct"
 @click.option("--lr", type=float, default=1e-3, show_default=True, help="Peak learning rate.")
 @click.option("--rank", type=click.IntRange(1), default=8, show_default=True, help="LoRA rank.")
 @click.option("--targets", default="q_proj,v_proj", show_default=True, help="Target modules.")
-@click.option("--device", default="", help="cuda or cpu; by default what there is.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train.",
+)
 @click.option("--compile", "compiled", is_flag=True, help="Compile the layers: twice as fast.")
 @click.option("--any-licence", is_flag=True, help="Use tasks whose weights may not be passed on.")
 @click.option("--check", "check_only", is_flag=True, help="Only check the data.")
@@ -65,10 +73,12 @@ def command(
         out.record({"tasks": report.tasks, "examples": report.examples})
         return
     out.note(f"{report.tasks:,} tasks, {report.examples:,} examples")
+    from t2l_router.bootstrap import torch_device  # noqa: PLC0415 - as below
     from training.fit import Plan, fit  # noqa: PLC0415 - imports torch
 
     if row_too_short(plan):
         raise click.UsageError("--max-tokens is larger than --row-tokens: no row would hold one")
+    plan["device"] = torch_device(str(plan["device"]))
     # Progress is not data: only the result goes to stdout.
     with contextlib.redirect_stdout(sys.stderr):
         checkpoint = fit(Plan(data=data, out=directory, compile=compiled, **plan))  # type: ignore[arg-type]

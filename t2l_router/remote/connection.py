@@ -1,5 +1,6 @@
 """Calls of a server's admin API, their answers as values and their errors as the library's own."""
 
+from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -94,11 +95,17 @@ class Connection:
         try:
             answer = self._http.request(method, path, params=params, timeout=timeout_s, **options)
         except httpx.TransportError as error:
-            raise ServerUnreachable(f"no answer from {self.url}: {error}") from error
+            raise ServerUnreachable(
+                f"no answer from {self.url}: {error}; is `t2l serve` running?"
+            ) from error
         if answer.is_success:
             return answer
         told = error_of(answer.text)
         message = told.message if told else f"the server answered {answer.status_code}"
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
+            message += "; T2L_API_KEY holds the key that is sent"
+        if told and told.code == "unknown_url":
+            message += "; the admin API of `t2l serve --admin-port` is at that port"
         raise _ERRORS.get(answer.status_code, StoreError)(message)
 
 

@@ -25,7 +25,9 @@ from adapters_store.errors import (
     StoreError,
     StoreFull,
     StoreReadOnly,
+    StoreUnavailable,
 )
+from adapters_store.faults import named_os_errors
 from adapters_store.imports import read_path
 from adapters_store.maintenance import PrunePolicy
 from adapters_store.quotas import Quota
@@ -377,6 +379,19 @@ def test_push_and_pull(store):
     transfer.push(store.export(record.id, tenant="acme"), url, options={})
 
     assert transfer.pull(url, options={}).files == store.files(record.id, tenant="acme")
+
+
+@pytest.mark.parametrize(
+    ("module", "error"), [("botocore.exceptions", "NoCredentialsError"), ("httpx", "ConnectError")]
+)
+def test_what_drivers_say(module, error):
+    """What fsspec's drivers raise of their own is the library's own error."""
+    kind = getattr(pytest.importorskip(module), error)
+    with (
+        pytest.raises(StoreUnavailable, match="can't pull s3://a: "),
+        named_os_errors("pull s3://a"),
+    ):
+        raise kind("who are you?") if module == "httpx" else kind
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@abc123", "@" + "g" * 40])

@@ -69,10 +69,17 @@ def edit(directory, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_unknown_checkpoint() -> None:
-    """A name that is neither a directory nor a hub repository says so."""
-    with pytest.raises(ModelUnavailable, match="neither a checkpoint directory"):
-        checkpoint.from_pretrained("no such place")
+def test_unknown_checkpoint(monkeypatch) -> None:
+    """A path that isn't there is told as such; else what the hub says, in a line."""
+
+    def download(*_: object, **__: object) -> str:
+        raise OSError("no route to the hub\nPlease check your connection.")
+
+    with pytest.raises(ModelUnavailable, match="there is no checkpoint directory '/no/such/place'"):
+        checkpoint.from_pretrained("/no/such/place")
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    with pytest.raises(ModelUnavailable, match=r"neither a checkpoint .* no route to the hub\Z"):
+        checkpoint.from_pretrained("owner/net")
 
 
 def test_generator_refuses_another_base_model(saved) -> None:

@@ -195,7 +195,7 @@ def test_stored_embeddings_hold_what_systems_are_told(corpus, trained) -> None:
         ({"systems": "arrow"}, "arrow needs --oracles"),
         ({"oracles": "/nowhere"}, "no file of oracle LoRAs"),
         ({"corpus": "/nowhere"}, "not a corpus folder"),
-        ({"checkpoint": "/nowhere"}, "neither a checkpoint directory"),
+        ({"checkpoint": "/nowhere"}, "there is no checkpoint directory '/nowhere'"),
     ],
 )
 def test_evaluate_explains_bad_arguments(corpus, trained, tiny_base, change, message) -> None:

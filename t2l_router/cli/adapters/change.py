@@ -17,6 +17,7 @@ from t2l_router.cli.adapters.options import (
     library_or_server_option,
     show_adapters,
     tenant_option,
+    whole_number,
 )
 from t2l_router.cli.output import Column, Output, output_option
 
@@ -217,8 +218,14 @@ def quota(
     limits = store.quotas.get(tenant)
     new = Quota(
         max_bytes=_limit(max_size, limits.max_bytes, parse_size),
-        max_adapters=_limit(max_adapters, limits.max_adapters, _whole),
-        max_generations_per_hour=_limit(max_per_hour, limits.max_generations_per_hour, _whole),
+        max_adapters=_limit(
+            max_adapters, limits.max_adapters, lambda text: whole_number(text, "max-adapters")
+        ),
+        max_generations_per_hour=_limit(
+            max_per_hour,
+            limits.max_generations_per_hour,
+            lambda text: whole_number(text, "max-per-hour"),
+        ),
     )
     if new != limits:
         store.quotas.set(tenant, new)
@@ -235,12 +242,6 @@ def _limit(given: str | None, current: int | None, parse: Callable[[str], int]) 
     if given is None:
         return current
     return None if given == "none" else parse(given)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise click.BadParameter(f"{text!r} is no whole number")
-    return int(text)
 
 
 VERBS = (rm, undelete, alias, tag, pin, unpin, judge, promote, quota)

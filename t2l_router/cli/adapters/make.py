@@ -115,7 +115,7 @@ def _find(settings: Settings, text: str, *, tenant: str, k: int) -> list[Hit]:
 
 
 @click.command("import")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option("--description", "-d", "texts", multiple=True, help="What it is for; repeatable.")
 @click.option("--alias", help="Also give it this name.")
 @tenant_option

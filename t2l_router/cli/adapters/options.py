@@ -13,6 +13,7 @@ import click
 from adapters_store import AdapterRecord
 from adapters_store.names import DEFAULT_TENANT
 from t2l_router import storage
+from t2l_router.cli import options
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.output import Column, Output, age, size
 from t2l_router.config import Settings
@@ -52,9 +53,7 @@ def library_or_server_option(verb: Callable[..., R]) -> Callable[..., R]:
     return with_either
 
 
-server_option = click.option(
-    "--server", metavar="URL", help="Of this server, by its admin API; T2L_API_KEY is the key."
-)
+server_option = options.server_option("Of this server, by its admin API; T2L_API_KEY is the key.")
 
 
 def open_server(settings: Settings, url: str) -> RemoteStore:
@@ -86,6 +85,18 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} Say -y, or look first with --dry-run.")
     click.confirm(question, abort=True, err=True)
+
+
+def whole_number(text: str, option: str) -> int:
+    """
+    Read the number that an option was given.
+
+    Raises:
+        BadParameter: It is none.
+    """
+    if not text.isdecimal():
+        raise click.BadParameter(f"{text!r} is no whole number", param_hint=f"'--{option}'")
+    return int(text)
 
 
 def fields(record: AdapterRecord) -> dict[str, object]:

@@ -209,7 +209,7 @@ def test_command_line(t2l, tmp_path):
     assert WEIGHTS_FILE in exported["files"]
     assert again["aliases"] == ["cymraeg", "welsh"]
     assert t2l("search", "Cymraeg", "-n", "1")[0]["id"] == made["id"]
-    assert "there is no such" in t2l("import", str(tmp_path / "none.zip"), code=5)
+    assert "does not exist" in t2l("import", str(tmp_path / "none.zip"), code=2)
 
 
 def test_export_of_a_hostile_server(tmp_path, monkeypatch):

@@ -163,6 +163,10 @@ def test_show_json(store):
         (["tag", "mailer", "two words"], 2, "tag 'two words'"),
         (["prune", "--purge-after", "soon"], 2, "age 'soon'"),
         (["export", "mailer", "-o", "."], 4, "exists"),
+        (["undelete", "mailer"], 3, "t2l adapters list -f state=deleted"),
+        (["quota", "--max-adapters", "-5"], 2, "'--max-adapters': '-5' is no whole number"),
+        (["import", "nowhere.zip"], 2, "'nowhere.zip' does not exist"),
+        (["pull", "bogus://a"], 2, "bogus://a: Protocol not known"),
     ],
 )
 def test_exit_codes(store, args, code, message):

@@ -38,6 +38,20 @@ def test_bad_examples(tmp_path, text: str, says: str) -> None:
     assert says in said
 
 
+def test_examples_of_another_program(tmp_path) -> None:
+    """A mark at the file's beginning is passed over; another encoding is named, not shown."""
+    (tmp_path / "marked.jsonl").write_text('{"input": "a", "output": "b"}', "utf-8-sig")
+    (tmp_path / "latin.jsonl").write_text('{"input": "à", "output": "b"}', "latin-1")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "thesis.tex").touch()
+
+    marked = t2l("--examples", tmp_path / "marked.jsonl", "-o", tmp_path / "adapter", code=4)
+    latin = t2l("--examples", tmp_path / "latin.jsonl", "-o", tmp_path / "adapter", code=2)
+
+    assert "is not empty" in marked
+    assert "latin.jsonl is not UTF-8: byte 11" in latin
+
+
 def test_neither_description_nor_examples(tmp_path) -> None:
     """With nothing to go by, the usage says what to give."""
     assert "--examples FILE, or both" in t2l("-o", tmp_path / "adapter", code=2)

@@ -43,6 +43,8 @@ def run(error: Exception | type[BaseException]) -> click.testing.Result:
         (ServerTimeout("x"), 6),
         (CallRefused("x", status=400), 2),
         (CallRefused("x", status=404), 3),
+        (CallRefused("x", status=401), 1),
+        (CallRefused("x", status=429), 1),
         (CallRefused("x", status=503), 1),
         (KeyboardInterrupt, 130),
     ],
@@ -60,6 +62,46 @@ def test_error_is_one_line():
     result = run(UnknownModel("no model 'x'; `t2l models list` shows what there is"))
 
     assert result.stderr == "Error: no model 'x'; `t2l models list` shows what there is\n"
+
+
+def test_missing_key_is_told_where_it_goes():
+    """Who lacks a key is told how the program takes it."""
+    assert "T2L_API_KEY" in run(CallRefused("give an API key", status=401)).stderr
+    assert "T2L_API_KEY" not in run(CallRefused("slow down", status=429)).stderr
+
+
+@pytest.mark.parametrize("name", ["models", "keys", "index", "db", "adapters"])
+def test_commands_of_a_group_are_told_whole(name):
+    """What a group lists is cut nowhere."""
+    result = CliRunner().invoke(program.main, [name, "--help"])
+
+    assert "..." not in result.output.partition("Commands:")[2]
+
+
+def test_help_names_the_values():
+    """A setting of few values shows them."""
+    told = CliRunner().invoke(program.main, ["serve", "--help"]).output
+
+    assert "--engine [local|vllm|echo]" in told
+    assert "--device [auto|cpu|cuda]" in told
+    assert "--port INTEGER" in told
+
+
+@pytest.mark.parametrize("args", [["chat", "hi"], ["adapters", "list"], ["keys", "list"]])
+def test_server_is_an_address(args):
+    """Something else is a usage error, and nobody is called."""
+    result = CliRunner().invoke(program.main, [*args, "--server", "t2l.example"])
+
+    assert result.exit_code == 2
+    assert "is no address such as http://127.0.0.1:8000" in result.stderr
+
+
+def test_chat_without_a_prompt():
+    """Nothing on standard input is no prompt."""
+    result = CliRunner().invoke(program.main, ["chat"], input="\n")
+
+    assert result.exit_code == 2
+    assert "Give a PROMPT" in result.stderr
 
 
 def test_bug_keeps_its_traceback():

@@ -1,5 +1,6 @@
 import datetime as dt
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,14 @@ def test_numbers_for_people(capsys):
     shown = capsys.readouterr().out
     assert "207.187\n" in shown
     assert "207.18697592437667" in shown
+
+
+def test_json_has_no_infinity(capsys):
+    """What JSON has no number for is null, within lists and dataclasses too."""
+    Output("json").record({"score": math.inf, "rows": [math.nan, 1.5], "column": COLUMNS[0]})
+
+    shown = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (shown["score"], shown["rows"], shown["column"]["key"]) == (None, [None, 1.5], "id")
 
 
 def test_notes_stay_off_stdout(capsys):

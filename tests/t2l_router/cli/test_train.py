@@ -94,6 +94,16 @@ def test_check_only(data, tmp_path) -> None:
     assert "tasks.jsonl:1" in broken.stderr
 
 
+def test_no_such_device(data, tmp_path, monkeypatch) -> None:
+    """A device that isn't there is refused before anything is prepared."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for command in (["train", "-o", tmp_path / "x"], ["eval"]):
+        result = run(*command, "--data", data, "--device", "cuda")
+        assert result.exit_code == 2
+        assert "torch sees no CUDA device" in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
 def test_rows_must_hold_an_example(data, tmp_path) -> None:
     """Settings that leave nothing to train on are refused before anything is loaded."""
     result = run("train", "--data", data, "-o", tmp_path / "x", "--row-tokens", 64)

@@ -3,18 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig
 
 from t2l_router.context import ContextReader
-from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.describe import TaskDescription, of_examples
 from t2l_router.errors import InvalidRequest
 from t2l_router.generator import AdapterGenerator
-from t2l_router.hypernet import HypernetConfig
-from t2l_router.lora import LoraSpec
 from t2l_router.models import load_base
-from t2l_router.reader import ReaderConfig
 from t2l_router.writer import Writer
+from tests.specs import reading_hypernet
 
 PAIRS = (("red cat", "RED CAT"), ("sun", "SUN"))
 
@@ -30,22 +26,11 @@ class Encoder:
 
 @pytest.fixture(scope="module")
 def writer(tiny_base):
-    config = AutoConfig.from_pretrained(tiny_base.path)
-    spec = LoraSpec.from_config(
-        config,
-        base_model=tiny_base.name,
-        base_fingerprint=tiny_base.fingerprint,
-        targets=["q_proj", "v_proj"],
-        rank=4,
-    )
-    reads = ReaderConfig((0, 1), config.hidden_size, width=32, n_heads=4)
-    torch.manual_seed(0)
-    hypernet = ContextHypernet(HypernetConfig(spec, 24, "encoder", "e" * 64, reader=reads)).eval()
-    for head in hypernet.head_B.values():
-        torch.nn.init.normal_(head.weight, std=0.1)
-    generator = AdapterGenerator(hypernet, hypernet_id="tiny", base=spec)
+    hypernet = reading_hypernet(tiny_base)
+    generator = AdapterGenerator(hypernet, hypernet_id="tiny", base=hypernet.config.lora)
     model, tokenizer = load_base(tiny_base, dtype=torch.float32, device="cpu")
-    return Writer(Encoder(), generator, ContextReader(model, tokenizer, reads.depths))
+    reader = ContextReader(model, tokenizer, hypernet.config.reader.depths)
+    return Writer(Encoder(), generator, reader)
 
 
 def test_tokens_tell_tasks_apart(writer):

@@ -1,16 +1,11 @@
 import json
 
 import pytest
-import torch
 from click.testing import CliRunner
-from transformers import AutoConfig
 
 from t2l_router import checkpoint
 from t2l_router.cli.main import main
-from t2l_router.context_hypernet import ContextHypernet
-from t2l_router.hypernet import HypernetConfig
-from t2l_router.lora import LoraSpec
-from t2l_router.reader import ReaderConfig
+from tests.specs import reading_hypernet
 
 EXAMPLES = [{"input": "I loved it", "output": "good"}, {"input": "So dull", "output": "bad"}]
 
@@ -60,26 +55,12 @@ def test_neither_description_nor_examples(tmp_path) -> None:
 @pytest.fixture(scope="module")
 def conditioned(tiny_base, minilm, tmp_path_factory):
     """A hypernetwork for the tiny model that reads tokens, with random weights."""
-    config = AutoConfig.from_pretrained(tiny_base.path)
-    spec = LoraSpec.from_config(
-        config,
-        base_model=tiny_base.name,
-        base_fingerprint=tiny_base.fingerprint,
-        targets=["q_proj", "v_proj"],
-        rank=4,
+    hypernet = reading_hypernet(
+        tiny_base,
+        dim=384,
+        encoder="sentence-transformers/all-MiniLM-L6-v2",
+        fingerprint=minilm.fingerprint,
     )
-    torch.manual_seed(0)
-    hypernet = ContextHypernet(
-        HypernetConfig(
-            spec,
-            384,
-            "sentence-transformers/all-MiniLM-L6-v2",
-            minilm.fingerprint,
-            reader=ReaderConfig((0, 1), config.hidden_size, width=32, n_heads=4),
-        )
-    )
-    for head in hypernet.head_B.values():
-        torch.nn.init.normal_(head.weight, std=0.1)
     folder = tmp_path_factory.mktemp("conditioned")
     checkpoint.save_pretrained(hypernet, folder / "hypernet", card="")
     return folder / "hypernet"

@@ -12,6 +12,7 @@ from t2l_router.cli import process
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.process import Doors
 from t2l_router.config import Settings
+from t2l_router.environment import wait_briefly
 from t2l_router.errors import ConfigError
 
 
@@ -28,6 +29,7 @@ def command(settings: Settings) -> None:
     /health/ready when it can chat. Ctrl-C or SIGTERM finishes the running answers; SIGHUP takes
     over changed limits and log settings.
     """
+    wait_briefly()
     logs.set_up(settings.log_level, settings.log_format)
     flags = dict(click.get_current_context().params)
     doors = open_doors(settings)

@@ -143,7 +143,7 @@ class LocalEngine:
         def measure(slot: int) -> float:
             return neutral_loss(self._model, self._bank, slot, ids)
 
-        return await asyncio.wrap_future(self._worker.visit(adapter, measure))
+        return await asyncio.wrap_future(self._worker.visit(adapter, measure, can_wait=True))
 
     def health(self) -> EngineHealth:
         """Say how the engine is doing."""

@@ -13,7 +13,7 @@ import torch
 from t2l_router.engines.base import AdapterRef, EngineHealth
 from t2l_router.engines.batch import Batch, Row
 from t2l_router.engines.decoding import Answer, Vocabulary
-from t2l_router.engines.jobs import Job, Visit
+from t2l_router.engines.jobs import Errands, Job, Visit
 from t2l_router.engines.prefixes import MIN_TOKENS, PrefixStore, shared
 from t2l_router.engines.residency import SlotTable
 from t2l_router.engines.slots import SlotBank
@@ -63,10 +63,11 @@ class Worker:
         self._vocabulary = vocabulary
         self._max_running = max_running
         self._max_waiting = max_waiting
-        # Both sides touch the two queues and the flag, under this lock; the rest is the thread's.
+        # Both sides touch the queues and the flag, under this lock; the rest is the thread's.
         self._changed = threading.Condition()
         self._waiting: FairQueue[Job] = FairQueue()
         self._visits: deque[Visit] = deque()
+        self._errands = Errands()
         self._closing = False
         self._table = SlotTable(bank.n_slots)
         self._running: dict[Row, _Running] = {}
@@ -109,7 +110,11 @@ class Worker:
         return self.visit(adapter, lambda _: None)
 
     def visit(
-        self, adapter: AdapterRef | None, work: Callable[[int], float | None]
+        self,
+        adapter: AdapterRef | None,
+        work: Callable[[int], float | None],
+        *,
+        can_wait: bool = False,
     ) -> "Future[float | None]":
         """
         Have something done in the thread, between two steps, with an adapter in its slot.
@@ -117,12 +122,16 @@ class Worker:
         Args:
             adapter: None is the base model.
             work: Gets the slot. If all slots are in use it is not called, and the result is None.
+            can_wait: Let answers go first, for a second at most.
         """
         visit = Visit(adapter, work)
         with self._changed:
             if self._closing:
                 raise EngineFailed("the engine has shut down")
-            self._visits.append(visit)
+            if can_wait:
+                self._errands.add(visit)
+            else:
+                self._visits.append(visit)
             self._changed.notify()
         return visit.done
 
@@ -164,26 +173,35 @@ class Worker:
     def _wait_for_work(self) -> bool:
         with self._changed:
             while not (self._closing or self._waiting or self._visits or self._running):
-                self._changed.wait()
+                wait_s = self._errands.wait_s(is_quiet=True)
+                if wait_s == 0:
+                    break
+                self._changed.wait(wait_s)
             return not self._closing
 
     def _receive(self) -> None:
         while self._visits:
-            visit = self._visits.popleft()
-            if not visit.done.set_running_or_notify_cancel():
-                continue
+            self._attend(self._visits.popleft())
+        with self._changed:
+            errand = self._errands.take(is_quiet=not (self._waiting or self._running))
+        if errand is not None:
+            self._attend(errand)
+
+    def _attend(self, visit: Visit) -> None:
+        if not visit.done.set_running_or_notify_cancel():
+            return
+        try:
+            slot = self._occupy(visit.adapter)
             try:
-                slot = self._occupy(visit.adapter)
-                try:
-                    result = None if slot is None else visit.work(slot)
-                finally:
-                    if slot:
-                        assert visit.adapter is not None, "slot 0 is the base model"
-                        self._table.release(visit.adapter.adapter_id)
-            except Exception as error:  # noqa: BLE001 - whatever breaks belongs to this visit
-                visit.done.set_exception(_reported(error))
-            else:
-                visit.done.set_result(result)
+                result = None if slot is None else visit.work(slot)
+            finally:
+                if slot:
+                    assert visit.adapter is not None, "slot 0 is the base model"
+                    self._table.release(visit.adapter.adapter_id)
+        except Exception as error:  # noqa: BLE001 - whatever breaks belongs to this visit
+            visit.done.set_exception(_reported(error))
+        else:
+            visit.done.set_result(result)
 
     def _drop_cancelled(self) -> None:
         for row in [row for row, running in self._running.items() if running.job.cancelled]:
@@ -355,7 +373,7 @@ class Worker:
             self._closing = True
             jobs = [*(running.job for running in self._running.values()), *self._waiting.clear()]
             self._running.clear()
-            visits = list(self._visits)
+            visits = [*self._visits, *self._errands.clear()]
             self._visits.clear()
         error = EngineFailed("the engine has shut down")
         for job in jobs:

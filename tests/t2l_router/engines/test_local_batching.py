@@ -158,14 +158,18 @@ async def test_rare_adapter_is_not_starved(spec, tiny_base):
     done = []
 
     async def answer(name, adapter):
-        await collect(engine, request(max_tokens=20, ignore_eos=True), adapter)
+        await collect(engine, request(max_tokens=200, ignore_eos=True), adapter)
         done.append(name)
+
+    def n_here():
+        return engine.health().running + engine.health().waiting + len(done)
 
     busy, rare = tiny_adapter(spec, 1), tiny_adapter(spec, 2)
     tasks = []
     for _ in range(6):
         tasks.append(asyncio.create_task(answer("busy", busy)))
-        await asyncio.sleep(0)  # in this order, before the first is done
+        while n_here() < len(tasks):  # noqa: ASYNC110 - rendered side by side, yet in this order
+            await asyncio.sleep(0.001)
     tasks.append(asyncio.create_task(answer("rare", rare)))
     await asyncio.gather(*tasks)
 

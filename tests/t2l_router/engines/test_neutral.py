@@ -7,7 +7,7 @@ from contextlib import aclosing
 import pytest
 import torch
 
-from t2l_router.engines import neutral
+from t2l_router.engines import jobs, neutral
 from t2l_router.models import load_base
 from tests.tiny_engine import collect, request, tiny_adapter, tiny_engine
 
@@ -31,8 +31,9 @@ async def test_neutral_loss(engine, spec, tiny_base):
     await collect(engine, request(), tiny_adapter(spec, 1))  # the slots are free again
 
 
-async def test_neutral_loss_without_room(tiny_base, spec):
-    """While all slots answer there is no measurement, and nobody waits for one."""
+async def test_neutral_loss_without_room(tiny_base, spec, monkeypatch):
+    """Where all slots still answer when its time has come, there is no measurement."""
+    monkeypatch.setattr(jobs, "AT_MOST_S", 0.0)
     engine, _ = tiny_engine(tiny_base, slots=1)
     long = request(max_tokens=200, ignore_eos=True)
 

@@ -14,6 +14,7 @@ from adapters_store.ledger import Change, Ledger
 from adapters_store.schema import decisions, feedback
 
 _Z95 = 1.959964
+_LEAST_OF_TRACE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,18 @@ class Decisions:
                 append(change, entries)
 
     def get(self, trace: str, *, tenant: str) -> DecisionEntry:
-        """One of the tenant's decisions. Raises `DecisionNotFound`."""
+        """
+        One of the tenant's decisions.
+
+        Args:
+            trace: Its name, or the beginning of one (8 characters or more).
+            tenant: Only its own decisions are found.
+
+        Raises:
+            DecisionNotFound: Nothing fits, or several do.
+        """
         with self._ledger.read() as connection:
-            return _entry(_find(connection, trace, tenant))
+            return _entry(_find(connection, trace, tenant, cut=len(trace) >= _LEAST_OF_TRACE))
 
     def newest(self, *, tenant: str | None = None, limit: int = 50) -> list[DecisionEntry]:
         """The last decisions, newest first, of one tenant or all."""
@@ -226,15 +236,20 @@ def _of(column: ColumnElement[str], tenant: str | None) -> list[ColumnElement[bo
     return [] if tenant is None else [column == tenant]
 
 
-def _find(connection: Connection, trace: str, tenant: str) -> Any:
-    row = connection.execute(
-        select(decisions).where(decisions.c.trace == trace, decisions.c.tenant == tenant)
-    ).first()
-    if row is None:
+def _find(connection: Connection, trace: str, tenant: str, *, cut: bool = False) -> Any:
+    """The row of a decision; with *cut* the beginning of its name will do."""
+    named = decisions.c.trace.startswith(trace, autoescape=True)
+    rows = connection.execute(
+        select(decisions)
+        .where(named if cut else decisions.c.trace == trace, decisions.c.tenant == tenant)
+        .limit(2)
+    ).all()
+    if len(rows) != 1:
+        what = "several decisions begin with" if rows else "no decision"
         raise DecisionNotFound(
-            f"no decision {trace[:80]!r} in the log; X-T2L-Trace of a recent answer names one"
+            f"{what} {trace[:80]!r} in the log; X-T2L-Trace of a recent answer names one"
         )
-    return row
+    return rows[0]
 
 
 def _entry(row: Any) -> DecisionEntry:

@@ -29,7 +29,9 @@ from t2l_router.examples import Pair, wire_form
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A chat request as JSON, instead of a task.",
 )
-@click.option("--trace", help="X-T2L-Trace of an answer: look its decision up in the log.")
+@click.option(
+    "--trace", help="X-T2L-Trace of an answer, or its first 8 digits or more: look its decision up."
+)
 @click.option("--tenant", "-t", default=DEFAULT_TENANT, show_default=True, help="Who asks.")
 @settings_options("data_dir", "base_model", "hypernet", "encoder", "device")
 @output_option
@@ -57,7 +59,8 @@ def command(
     if trace is not None:
         with storage.open_library(settings, actor=storage.operator()) as store:
             entry = asdict(store.decisions.get(trace, tenant=tenant))
-        out.record({**entry, **entry.pop("detail")})
+        detail = entry.pop("detail")
+        out.record(entry | detail)
         return
     if body is not None:
         request = wire.parse_chat(body.read_bytes())

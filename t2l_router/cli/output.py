@@ -34,6 +34,7 @@ R = TypeVar("R")
 OK, FAILURE, USAGE, NOT_FOUND, CONFLICT, UNVERIFIED, UNREACHABLE = range(7)
 INTERRUPTED = 130
 _LEAST_WIDTH = 8
+_LEAST_TEXT = 4
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -163,9 +164,7 @@ class Output:
             max([len(column.title), *(line[i].cell_len for line in cells)])
             for i, column in enumerate(columns)
         ]
-        # Left to itself rich squeezes every column alike, and short ones vanish.
-        while sum(widths) + 2 * len(widths) > console.width and max(widths) > _LEAST_WIDTH:
-            widths[widths.index(max(widths))] -= 1
+        _squeeze(widths, columns, console.width - 2 * len(widths))
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for column, width in zip(columns, widths, strict=True):
             justify: Literal["left", "right"] = "right" if column.right else "left"
@@ -174,6 +173,22 @@ class Output:
         for line in cells:
             table.add_row(*line)
         console.print(table)
+
+
+def _squeeze(widths: list[int], columns: Sequence[Column], room: int) -> None:
+    """
+    Make columns narrower until they fit: left to itself rich squeezes all alike.
+
+    Texts give way first, down to a few characters. The first column is what other commands take,
+    and half a number is a wrong one: they give way last.
+    """
+    texts = [i for i, column in enumerate(columns) if i and not column.right]
+    for narrow, least in ((texts, _LEAST_WIDTH), (texts, _LEAST_TEXT), (range(len(widths)), 1)):
+        while sum(widths) > room:
+            widest = max(narrow, key=lambda i: widths[i], default=None)
+            if widest is None or widths[widest] <= least:
+                break
+            widths[widest] -= 1
 
 
 def output_option(command: Callable[..., R]) -> Callable[..., R]:

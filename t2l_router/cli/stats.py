@@ -39,7 +39,7 @@ def command(
         out.table(
             [dataclasses.asdict(entry) for entry in entries],
             [
-                Column("trace", "trace"),
+                Column("trace", "trace", lambda trace: str(trace)[: 12 if out.is_human else None]),
                 Column("tenant", "tenant"),
                 Column("kind", "decision"),
                 Column("adapter_id", "adapter", lambda value: str(value or "base")[:12]),

@@ -60,6 +60,19 @@ def test_decisions(store):
         store.decisions.get("da", tenant="rival")
 
 
+def test_decision_by_the_beginning_of_its_name(store):
+    """Eight characters name a decision where only one begins so, and only the tenant's own."""
+    traces = ("0123456789", "01234567xx", "89abcdef01")
+    store.decisions.append([DecisionEntry(trace, "acme", "base") for trace in traces])
+
+    assert store.decisions.get("89abcdef", tenant="acme").trace == "89abcdef01"
+    for cut, tenant in (("89abcde", "acme"), ("01234567", "acme"), ("89abcdef", "rival")):
+        with pytest.raises(DecisionNotFound):
+            store.decisions.get(cut, tenant=tenant)
+    with pytest.raises(DecisionNotFound):
+        store.decisions.rate("89abcdef", 1, tenant="acme")
+
+
 def test_feedback(store):
     """Ratings join decisions, replace each other, and outlive the log."""
     store.decisions.append(

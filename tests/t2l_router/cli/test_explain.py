@@ -73,6 +73,7 @@ def test_explain_trace(t2l):
     entry = json.loads(t2l("explain", "--trace", "first", "--format", "json"))
 
     assert (entry["kind"], entry["source"]) == ("generated", "body")
+    assert "detail" not in entry
     t2l("explain", "--trace", "first", "--tenant", "rival", code=3)
 
 

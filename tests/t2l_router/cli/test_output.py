@@ -3,6 +3,7 @@ import json
 import math
 from pathlib import Path
 
+import click
 import pytest
 
 from t2l_router.cli.output import Column, Output, age, size
@@ -31,6 +32,22 @@ def test_table_fits_80_columns(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" in lines[1]
+
+
+def test_narrow_table(capsys, monkeypatch):
+    """Where there is little room texts are cut, what names a row and numbers are not."""
+    monkeypatch.setenv("COLUMNS", "44")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    rows = [
+        {"id": "t2l-1234abcd", "text": "word " * 40, "state": "quarantined", "n_bytes": 937_529}
+    ]
+    texts = [Column("text", "text"), Column("state", "state")]
+    Output("human").table(rows, [COLUMNS[0], *texts, COLUMNS[1]])
+
+    title, line = click.unstyle(capsys.readouterr().out).splitlines()
+    assert max(len(title.rstrip()), len(line.rstrip())) <= 44
+    assert line.startswith("t2l-1234abcd  word")
+    assert line.rstrip().endswith("…  915.6 KiB")
 
 
 def test_table_keeps_brackets(capsys):

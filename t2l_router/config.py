@@ -4,6 +4,8 @@ The settings: flags, else environment variables ``T2L_...``, else ``t2l.toml``, 
 No other module reads the environment.
 """
 
+import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +35,8 @@ from t2l_router.errors import ConfigError
 
 PREFIX = "T2L_"
 FILE = Path("t2l.toml")
+# Read by the integrations, or set by Kubernetes beside a service called t2l.
+_NO_SETTINGS = re.compile(r"T2L_(BASE_URL|RESOLVER_.*|(.*_)?SERVICE_(HOST|PORT).*|.*PORT_\d+_.*)")
 
 
 def _absolute(path: Path) -> Path:
@@ -301,3 +305,13 @@ def origins(flags: Mapping[str, Any] | None = None) -> dict[str, str]:
         if value is not None
     }
     return found
+
+
+def strangers() -> list[str]:
+    """Environment variables that are called as settings are and set nothing, misspelt ones."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return sorted(
+        name
+        for name in os.environ
+        if name.startswith(PREFIX) and name not in known and not _NO_SETTINGS.fullmatch(name)
+    )

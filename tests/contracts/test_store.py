@@ -1,5 +1,7 @@
 """What every library promises, whatever database, index and filesystem it stands on."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,9 @@ from adapters_store.errors import (
     Conflict,
     DimensionMismatch,
     EncoderMismatch,
+    InvalidInput,
     InvalidName,
+    NotFound,
     QuotaExceeded,
 )
 from adapters_store.quotas import Quota
@@ -283,6 +287,14 @@ def test_bad_alias_names(store, name):
 
     with pytest.raises(InvalidName):
         store.aliases.set(name, record.id, tenant="acme")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800"])
+def test_texts_that_no_database_takes(store, text):
+    """They are the caller's fault, not the library's, which would else be taken for broken."""
+    for ask in (store.get, store.aliases.get, partial(store.decisions.rate, rating=1)):
+        with pytest.raises((InvalidInput, NotFound)):
+            ask(text, tenant="acme")
 
 
 def test_tags_and_filters(store):

@@ -79,7 +79,8 @@ def build_app(
             task.cancel()
         if access:
             await access.save()
-        if readiness.is_ready:
+        # Also with an engine that is not well: what waits to be written is still to be written.
+        if readiness.is_loaded:
             await readiness.router.close()
 
     return create_app(

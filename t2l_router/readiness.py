@@ -27,6 +27,8 @@ class Readiness:
     @property
     def phase(self) -> str:
         """What is going on, for people."""
+        if self.is_loaded and not self.is_ready:
+            return "the engine can't answer; the log says why"
         return self._phase
 
     @property

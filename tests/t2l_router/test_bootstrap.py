@@ -5,10 +5,13 @@ import pytest
 from t2l_router.application import build_app
 from t2l_router.bootstrap import build_router, torch_device
 from t2l_router.config import Settings
+from t2l_router.engines.base import EngineHealth
+from t2l_router.engines.echo import EchoEngine
 from t2l_router.errors import ConfigError
 from t2l_router.readiness import NotReady, Readiness
-from t2l_router.router import Caller
+from t2l_router.router import Caller, Decision
 from t2l_router.wire import ChatRequest, Message
+from tests.routers import open_store
 
 
 def request(model: str) -> ChatRequest:
@@ -28,8 +31,10 @@ async def test_echo_router(model, tmp_path):
     assert answer.decision.kind == "generated"
 
 
-async def test_loading_hands_the_router_over(tmp_path):
-    """The application loads in a thread of its own and then is ready."""
+@pytest.mark.parametrize("is_well", [True, False])
+async def test_loading_hands_the_router_over(tmp_path, monkeypatch, is_well):
+    """The application loads in a thread of its own, is ready then, and closes what it loaded."""
+    monkeypatch.setattr(EchoEngine, "health", lambda _: EngineHealth(is_well, 0, 0, ()))
     readiness = Readiness()
     app = build_app(Settings(engine="echo", data_dir=tmp_path), readiness)
     received = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
@@ -40,7 +45,10 @@ async def test_loading_hands_the_router_over(tmp_path):
             for thread in threading.enumerate():
                 if thread.name == "t2l-load":
                     thread.join()
-            assert readiness.is_ready
+            assert readiness.is_ready is is_well
+            assert (readiness.phase == "ready") is is_well
+            # Waits to be written, whatever the engine is like.
+            readiness.router._log(Decision("base", "a test", trace="t"), Caller(), {})
         return received.pop(0)
 
     async def send(message):
@@ -49,6 +57,8 @@ async def test_loading_hands_the_router_over(tmp_path):
     await app({"type": "lifespan", "asgi": {"version": "3.0"}}, receive, send)
 
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    with open_store(tmp_path / "library") as store:
+        assert [entry.trace for entry in store.decisions.newest()] == ["t"]
 
 
 def test_failure_is_kept():

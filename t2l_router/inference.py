@@ -1,19 +1,16 @@
 """
 The task of a conversation that nobody described: what strategies of inference have in common.
 
-`hear` asks in this order: `Inference.stated` for the task of the system prompt, `Inference.turn`
-to read the last user turn, `topics.follow` whether it goes on with the session's task, and only
-where it doesn't, `Inference.infer` for the task.
+`hear` has `Inference.turn` read the last user turn. Then it asks in this order:
+`Inference.commanded` and `Inference.stated` for the task of the system prompt, `topics.follow`
+whether the turn goes on with the session's task, and only where it doesn't, `Inference.infer`.
 """
 
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-
 from t2l_router.reading import Reading
 from t2l_router.topics import Aside, Judge, Kept, Source, Topic, Turn, Vector, begin, follow
-from t2l_router.turns import ACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,38 +66,6 @@ class Inference(Protocol):
         """
 
 
-class NoInference:
-    """The strategy ``off``: tasks are described or there is none."""
-
-    judge: Judge | None = None
-
-    def stated(self, reading: Reading) -> None:  # noqa: ARG002
-        """Read no system prompt."""
-        return
-
-    def commanded(self, reading: Reading) -> None:  # noqa: ARG002
-        """Read no system prompt."""
-        return
-
-    def turn(self, reading: Reading) -> Turn:
-        """Give a turn that never shifts a topic."""
-        nothing = np.zeros(1, np.float32)
-        quiet = (0.0,) * len(ACTS)
-        return Turn(
-            nothing, nothing, nothing, quiet, nothing, is_helper=reading.is_helper, is_held=True
-        )
-
-    def infer(
-        self,
-        reading: Reading,  # noqa: ARG002
-        *,
-        tenant: str,  # noqa: ARG002
-        turn: Turn | None = None,  # noqa: ARG002
-    ) -> None:
-        """Infer nothing."""
-        return
-
-
 @dataclass(frozen=True, slots=True)
 class Heard:
     """
@@ -128,18 +93,21 @@ def hear(inference: Inference, reading: Reading, topic: Topic | None, *, tenant:
     Args:
         inference: The strategy.
         reading: What may be read.
-        topic: What the session remembers; None at its first task.
+        topic: What the session remembers; None at its first task. What other heads or another
+            encoder made of it counts as nothing.
         tenant: Whose library may be looked at.
     """
+    turn = inference.turn(reading)
+    if topic is not None and not topic.fits(turn):
+        topic = None
     told = None if reading.is_tampered else inference.commanded(reading)
     if told is not None:
-        return _at(told, topic, inference.turn(reading))
+        return _at(told, topic, turn)
     stated = None
     before = topic
     if topic is None and (stated := inference.stated(reading)) is not None:
         assert stated.embedding is not None, "what a system prompt states is embedded"
         topic = begin(None, stated.text, stated.embedding, None, source="system")
-    turn = inference.turn(reading)
     after_aside = topic is None and _was_aside(inference, reading)
     step = follow(topic, turn, inference.judge, after_aside=after_aside)
     if isinstance(step, Aside):

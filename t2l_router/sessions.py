@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ from t2l_router.decision import Caller
 from t2l_router.errors import InvalidRequest, LibraryUnavailable
 from t2l_router.topics import Topic
 from t2l_router.wire import ChatRequest
+
+logger = logging.getLogger(__name__)
 
 HEADER = "X-T2L-Session"
 MAX_NAME = 200
@@ -137,10 +140,10 @@ class Sessions:
             )
         except LibraryUnavailable:
             return held
-        if row is None:
+        found = None if row is None else _from_row(row)
+        if found is None:
             self._held.pop(key, None)
             return None
-        found = _from_row(row)
         self._note(key, found)
         return found
 
@@ -199,7 +202,12 @@ def _to_row(held: Held, tenant: str) -> SessionRow:
     return SessionRow(tenant, held.adapter_id, json.dumps(state))
 
 
-def _from_row(row: SessionRow) -> Held:
-    state = json.loads(row.state)
-    topic = None if state["topic"] is None else Topic.from_json(state["topic"])
-    return Held(row.adapter_id, state["description_hash"], topic, state["before"])
+def _from_row(row: SessionRow) -> Held | None:
+    """What a conversation holds; None if a version that writes it otherwise has written it."""
+    try:
+        state = json.loads(row.state)
+        topic = None if state["topic"] is None else Topic.from_json(state["topic"])
+        return Held(row.adapter_id, state["description_hash"], topic, state["before"])
+    except (ValueError, KeyError, TypeError) as error:
+        logger.warning("a conversation begins anew, its row can't be read: %r", error)
+        return None

@@ -111,6 +111,14 @@ class Topic:
     earlier: tuple[TopicTask, ...] = ()
     doubt: float = 0.0
 
+    def fits(self, turn: Turn) -> bool:
+        """Whether its vectors are of the form that the turn's are; other heads have another."""
+        return all(
+            task.embedding.shape == turn.task.shape
+            and (task.turns == 0 or task.which.shape == turn.which.shape)
+            for task in (self.active, *self.earlier)
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Give plain values, about 4 kB a task."""
         tasks = [_task_to_json(task) for task in (self.active, *self.earlier)]

@@ -8,7 +8,7 @@ import pytest
 from t2l_router import heads
 from t2l_router.errors import CheckpointMismatch, ConfigError, ModelCorrupt
 from t2l_router.heads import Heads, Layers
-from t2l_router.inference import NoInference, hear
+from t2l_router.inference import hear
 from t2l_router.inference_head import HeadInference
 from t2l_router.inference_library import LibraryInference, load_examples
 from t2l_router.inference_llm import LlmInference
@@ -73,13 +73,6 @@ def inference(*args, **kwargs) -> HeadInference:
 
 def reading(*turns, system=None, **fields) -> Reading:
     return Reading(system, turns, **fields)
-
-
-def test_off():
-    """Without inference there is no task, and nothing is encoded."""
-    heard = hear(NoInference(), reading("Translate this."), None, tenant="t")
-
-    assert (heard.description, heard.topic) == (None, None)
 
 
 def test_known_task():
@@ -155,6 +148,24 @@ def test_common_task_of_a_system_prompt():
 
     assert heard.description == TASKS[1]
     assert heard.inferred.is_common
+
+
+@pytest.mark.parametrize(
+    "other", [{"embedding": np.ones(D // 2, np.float32)}, {"which": np.ones(9, np.float32)}]
+)
+@pytest.mark.parametrize(
+    "system", [None, "Reverse each message.", 'If a text starts with "A:" sort a list.']
+)
+def test_topic_of_other_heads(other, system):
+    """What other heads or another encoder made of a conversation counts as nothing."""
+    strategy, asked = inference(), reading("A: sort a list", system=system)
+    topic = hear(strategy, reading("sort a list"), None, tenant="t").topic
+    foreign = replace(topic, active=replace(topic.active, **other))
+
+    anew, heard = (hear(strategy, asked, before, tenant="t") for before in (None, foreign))
+
+    assert (heard.description, heard.why, heard.kept) == (anew.description, anew.why, False)
+    assert heard.topic.to_json() == anew.topic.to_json()
 
 
 def test_persona():

@@ -277,3 +277,22 @@ async def stored(router, key):
             return connection.execute(select(sessions).where(sessions.c.key == key)).one()
 
     return await router._library.calls.run(read)
+
+
+@pytest.mark.parametrize(
+    "state", ["{}", "[", '{"description_hash": null, "before": null, "topic": {"tasks": [{}]}}']
+)
+async def test_row_of_another_version(routers, tmp_path, state):
+    """A conversation that another version has noted otherwise begins anew."""
+    router = routers()
+    first, _ = await turn(router, [USER], t2l_session="chat", **TASK)
+    await router.close()
+    with open_store(tmp_path) as store, store.ledger.change() as change:
+        change.connection.execute(sessions.update().values(state=state))
+
+    again = routers()
+    begun, _ = await turn(again, [USER], t2l_session="chat")
+    described, _ = await turn(again, [USER], t2l_session="chat", **TASK)
+
+    assert (begun.kind, described.kind) == ("base", "exact")
+    assert described.adapter == first.adapter

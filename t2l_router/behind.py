@@ -148,6 +148,9 @@ class Behind:
                 self._wake.set()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), _RETRY_S)
+            except Exception:
+                # Our bug: it costs what was to be written now, not all that comes after it.
+                logger.exception("rows behind the answers are lost")
 
     def _has_batch(self) -> bool:
         return any(len(rows) >= _BATCH for rows in (self._sessions, self._decisions, self._touched))

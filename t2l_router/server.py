@@ -295,7 +295,12 @@ class Api:
     async def _answer_all(self, chats: list[wire.ChatRequest], request: Request) -> Response:
         """Answer prompts side by side; the first one's adapter is told, as all have one task."""
         replies = [await self._reply(chat, request, TextWording) for chat in chats]
-        bodies = await asyncio.gather(*(reply.whole() for reply in replies))
+        try:
+            async with asyncio.TaskGroup() as group:
+                answers = [group.create_task(reply.whole()) for reply in replies]
+        except ExceptionGroup as failed:  # the group has ended the others: nobody would read them
+            raise failed.exceptions[0] from None
+        bodies = [answer.result() for answer in answers]
         choices = [choice for body in bodies for choice in body["choices"]]
         counts = [body["usage"] for body in bodies]
         body = bodies[0] | {

@@ -1,9 +1,14 @@
 """OpenAI's older format, through its own client."""
 
+import threading
+
+import httpx
 import openai
 import pytest
 
-from tests.e2e.conftest import MODEL
+from t2l_router.engines.echo import EchoEngine
+from t2l_router.errors import EngineFailed
+from tests.e2e.conftest import MODEL, serve
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +33,34 @@ def test_prompts(client):
 
     assert [(c.index, c.text) for c in answer.choices] == [(0, "[base] one"), (1, "[base] two")]
     assert answer.usage.prompt_tokens == 3
+
+
+class OneFails(EchoEngine):
+    """Fails at one prompt; answers the others for as long as they are waited for."""
+
+    def __init__(self):
+        super().__init__(delay_s=60)
+        self.ended = threading.Event()
+
+    async def stream_chat(self, request, adapter):
+        if request.messages[-1].content == "fail":
+            raise EngineFailed("out of memory")
+        try:
+            async for delta in super().stream_chat(request, adapter):
+                yield delta
+        finally:
+            self.ended.set()
+
+
+def test_one_of_several_prompts_fails():
+    """The whole fails with it, and the other prompts are not answered for nobody."""
+    with serve(OneFails()) as served:
+        body = {"model": MODEL, "prompt": ["one two", "fail"]}
+        answer = httpx.post(f"{served.url}/v1/completions", json=body, timeout=30)
+        ended = served.engine.ended.wait(10)
+
+    assert (answer.status_code, answer.json()["error"]["message"]) == (502, "out of memory")
+    assert ended
 
 
 def test_description(client):

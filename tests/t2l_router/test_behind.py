@@ -109,3 +109,20 @@ async def test_what_comes_during_a_write_is_one_batch(faulty, tmp_path):
 
     assert len(batches) < 15
     assert len(traces(tmp_path)) == 100
+
+
+async def test_bug_costs_one_batch(faulty, tmp_path, caplog):
+    """What breaks on one batch is in the log, and what comes later is written."""
+    calls = Calls(faulty)
+    behind = Behind(calls, retention=Retention())
+    faulty.error = TypeError("a bug")
+    behind.decision(DecisionEntry("lost", "acme", "exact"))
+    while not caplog.records:  # noqa: ASYNC110 - it is written behind
+        await asyncio.sleep(0.01)
+    faulty.error = None
+    behind.decision(DecisionEntry("later", "acme", "exact"))
+    await behind.close()
+    await calls.close()
+
+    assert traces(tmp_path) == ["later"]
+    assert "are lost" in caplog.text

@@ -181,12 +181,12 @@ def _answer(settings: Settings) -> str:
 
 
 async def _first_token(router: Router, *, adapted: bool) -> str:
-    """Have a new adapter, or the base model, answer with one token."""
+    """Have a new adapter, or the base model, begin to answer."""
     start = time.perf_counter()
     request = ChatRequest(
         model=router.model.name if adapted else f"{PREFIX}{BASE}",
         messages=[Message(role="user", content="Good morning")],
-        max_tokens=1,
+        max_tokens=8,  # the last piece of a new adapter's answer waits for the library
         t2l_description="Translate English to French" if adapted else None,
         t2l_required=adapted,
     )

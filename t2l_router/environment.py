@@ -27,10 +27,11 @@ def wait_briefly() -> None:
     """
     Have threads that compute together, once torch is imported, soon sleep while they wait.
 
-    GNU's OpenMP lets a thread spin for up to 15 ms for another one, unless there are more threads
-    than cores; on busy cores it thereby keeps the other from running, and that many times a
-    forward. Variables that the user has set stay.
+    GNU's OpenMP lets a thread spin for milliseconds (300,000 turns) for another one, unless its
+    threads are more than the cores: then 100 turns. On cores that other programs want as well it
+    thereby keeps the other from running, hundreds of times a forward. Variables that the user has
+    set stay.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        # As many turns as it takes itself where there are more threads than cores.
+        # Longer than threads wait that run; nothing changes where OpenMP takes 100 turns.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

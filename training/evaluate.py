@@ -36,17 +36,17 @@ from training.embeddings import Encoder, OneHotEncoder, load_encoder
 from training.oracle_file import Oracles
 from training.sampling import sample
 from training.scoring import METRICS, summarise
-from training.systems import SYSTEMS, choose
+from training.systems import SYSTEMS, System, choose
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, object]:
     """Score every system that *args* names; see ``--help``."""
     began = time.monotonic()
-    systems = choose(args.systems)
     hypernet = checkpoint.from_pretrained(args.checkpoint)
     lora = hypernet.config.lora
     generator = AdapterGenerator.load(args.checkpoint, base=lora, device=args.device)
     tasks = load_tasks(args.corpus, args.split.split(","))
+    systems = _possible(choose(args.systems), tasks)
     drawn = [
         [_form(task, examples, args.templates) for examples in sample(task, args.limit, args.seed)]
         for task in tasks
@@ -92,6 +92,19 @@ def evaluate(args: argparse.Namespace) -> dict[str, object]:
     if bench.refused:
         print(f"{bench.refused} adapters refused; the base model answered", file=sys.stderr)
     return results
+
+
+def _possible(systems: list[System], tasks: list[Task]) -> list[System]:
+    """Leave out what takes another task's description or examples where there is no other."""
+    if len(tasks) > 1:
+        return systems
+    chosen = [system for system in systems if "shuffled" not in (system.adapter, system.examples)]
+    for system in systems:
+        if system not in chosen:
+            print(f"{system.name} is left out: it needs a second task", file=sys.stderr)
+    if not chosen:
+        raise ConfigError("no system is left to score; choose a split of several tasks")
+    return chosen
 
 
 def _form(task: Task, examples: list[Example], templates: str) -> list[Example]:

@@ -170,15 +170,18 @@ def _run(trainer: Trainer, state: Path, *, until: int) -> None:
             print(f"step {trainer.step} loss {loss:.4f} {rate:,.0f} tokens/s", flush=True)
         if now - saved > SAVE_EVERY_S:
             saved = now
-            validation = trainer.validate()
-            trainer.save_state(state)
-            print(f"step {trainer.step} validation loss {validation:.4f}", flush=True)
+            _save(trainer, state)
 
     with bar:
         trainer.run(until=until, on_step=show)
+    _save(trainer, state)
+
+
+def _save(trainer: Trainer, state: Path) -> None:
     validation = trainer.validate()
     trainer.save_state(state)
-    print(f"step {trainer.step} validation loss {validation:.4f}", flush=True)
+    told = "" if validation is None else f" validation loss {validation:.4f}"
+    print(f"step {trainer.step}{told}", flush=True)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -147,10 +147,10 @@ class Trainer:
         return (losses * batch.weights).sum()
 
     @torch.no_grad()
-    def validate(self, *, batches: int = 4) -> float:
-        """Give the averaged weights' loss on the validation tasks; NaN without such tasks."""
+    def validate(self, *, batches: int = 4) -> float | None:
+        """Give the averaged weights' loss on the validation tasks; None without such tasks."""
         if self._validation is None:
-            return float("nan")
+            return None
         total = 0.0
         with self.averaged():
             self.base.eval()

@@ -1,6 +1,7 @@
 """
 Ask through a LiteLLM Proxy; three ways to name the task.
 
+    pip install . 'litellm[proxy]'
     t2l serve &
     export T2L_BASE_URL=http://127.0.0.1:8000/v1 T2L_API_KEY=unused
     export LITELLM_MASTER_KEY=sk-choose-a-long-one

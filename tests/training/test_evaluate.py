@@ -91,6 +91,21 @@ def test_evaluate_writes_scores_per_task(corpus, trained, tiny_base, tmp_path, c
     assert "t2l-shuffled" in capsys.readouterr().out
 
 
+def test_one_task_has_no_other(corpus, trained, tiny_base, tmp_path, capsys) -> None:
+    """Systems that take another task's words are left out where there is none, and say so."""
+    lines = (corpus / "tasks.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "tasks.jsonl").write_text("".join(line for line in lines if "echo" not in line))
+    (tmp_path / "data").symlink_to(corpus / "data")
+
+    evaluate.main(arguments(tmp_path, trained, tiny_base, systems="t2l,t2l-shuffled"))
+
+    told = capsys.readouterr()
+    assert "t2l-shuffled is left out: it needs a second task" in told.err
+    assert "t2l-shuffled" not in told.out
+    with pytest.raises(SystemExit, match="no system is left"):
+        evaluate.main(arguments(tmp_path, trained, tiny_base, systems="t2l-shuffled"))
+
+
 @pytest.fixture(scope="module")
 def oracles(trained, tiny_base):
     """Random oracles of two tasks, whose descriptions are embedded as the corpus' are."""

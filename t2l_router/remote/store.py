@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from adapters_store import transfer
 from adapters_store.blobs import MANIFEST_FILE
-from adapters_store.errors import Conflict, InvalidImport
+from adapters_store.errors import Conflict, InvalidImport, InvalidInput
 from adapters_store.imports import LIMITS, Foreign, capped, manifest_bytes
 from adapters_store.peft_files import CONFIG_FILE, WEIGHTS_FILE
 from adapters_store.records import AdapterRecord, AuditEntry, Description, Hit, State
@@ -94,15 +94,18 @@ class RemoteStore:
         contents = {CONFIG_FILE: foreign.files.config, WEIGHTS_FILE: foreign.files.weights}
         if foreign.manifest is not None:
             contents[MANIFEST_FILE] = manifest_bytes(foreign.manifest)
-        return self._server.call(
-            AdapterRecord,
-            "POST",
-            "/adapters/import",
-            params={"tenant": tenant},
-            content=transfer.zipped(contents),
-            headers={"content-type": "application/zip"},
-            timeout_s=None,
-        )
+        try:
+            return self._server.call(
+                AdapterRecord,
+                "POST",
+                "/adapters/import",
+                params={"tenant": tenant},
+                content=transfer.zipped(contents),
+                headers={"content-type": "application/zip"},
+                timeout_s=None,
+            )
+        except InvalidInput as error:  # as the library itself refuses it
+            raise InvalidImport(str(error)) from None
 
     def describe(self, ref: str, text: str, *, tenant: str | None) -> AdapterRecord:
         """Give an adapter one more description."""

@@ -210,6 +210,9 @@ def test_command_line(t2l, tmp_path):
     assert again["aliases"] == ["cymraeg", "welsh"]
     assert t2l("search", "Cymraeg", "-n", "1")[0]["id"] == made["id"]
     assert "does not exist" in t2l("import", str(tmp_path / "none.zip"), code=2)
+    foreign, _ = WRONG["foreign base"]
+    (tmp_path / "foreign.zip").write_bytes(transfer.zipped(foreign))
+    assert "ffffffffffffffff" in t2l("import", str(tmp_path / "foreign.zip"), code=5)
 
 
 def test_export_of_a_hostile_server(tmp_path, monkeypatch):

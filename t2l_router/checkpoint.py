@@ -19,6 +19,7 @@ from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.errors import CheckpointMismatch, ModelCorrupt, ModelUnavailable
 from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec, ModuleShape
+from t2l_router.mean_hypernet import AnyHypernet, MeanHypernet
 from t2l_router.reader import ReaderConfig
 
 DEFAULT = "default"
@@ -35,7 +36,7 @@ FORMAT = 1
 
 
 def save_pretrained(
-    hypernet: Hypernet | ContextHypernet,
+    hypernet: AnyHypernet,
     directory: Path,
     *,
     card: str,
@@ -74,20 +75,33 @@ def save_pretrained(
 
 def from_pretrained(
     name: str | Path = DEFAULT, *, revision: str | None = None
-) -> Hypernet | ContextHypernet:
+) -> AnyHypernet | MeanHypernet:
     """
     Load a hypernetwork in float32 and evaluation mode.
 
     Args:
         name: A directory, a hub repository, or of `SHIPPED`: ``default``, or ``default-examples``,
-            which reads tokens.
+            which reads tokens. Several, joined by ``+``, write adapters together.
         revision: Commit of the hub repository.
 
     Raises:
+        ConfigError: Those joined don't go together.
         ModelUnavailable: No such directory, and the hub has no such repository or is unreachable.
         ModelCorrupt: Files are missing, unreadable, or don't belong together.
     """
-    directory = _locate(str(name), revision)
+    members = _members(name)
+    loaded = [_load(member, revision) for member in members]
+    hypernet = loaded[0] if len(members) == 1 else MeanHypernet(loaded)
+    return hypernet.eval().requires_grad_(False)
+
+
+def _members(name: str | Path) -> list[str]:
+    # A directory may have the sign in its name.
+    return [str(name)] if Path(name).is_dir() else str(name).split("+")
+
+
+def _load(name: str, revision: str | None) -> AnyHypernet:
+    directory = _locate(name, revision)
     config = _read_config(directory / CONFIG_FILE)
     try:
         tensors = load_file(directory / WEIGHTS_FILE)
@@ -106,20 +120,24 @@ def from_pretrained(
         raise ModelCorrupt(f"{directory}: weights don't fit {CONFIG_FILE}: {error}") from None
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ModelCorrupt(f"{directory / WEIGHTS_FILE}: holds NaN or infinity")
-    return hypernet.eval().requires_grad_(False)
+    return hypernet
 
 
 def hypernet_id(name: str | Path = DEFAULT) -> str:
-    """Return 16 hex digits that name a local checkpoint's weights and shapes."""
-    directory = _locate(str(name), None)
-    digest = hashlib.sha256((directory / CONFIG_FILE).read_bytes())
-    digest.update((directory / WEIGHTS_FILE).read_bytes())
-    return digest.hexdigest()[:16]
+    """Return 16 hex digits that name a local checkpoint's weights and shapes, or those of all."""
+    ids = []
+    for member in _members(name):
+        directory = _locate(member, None)
+        digest = hashlib.sha256((directory / CONFIG_FILE).read_bytes())
+        digest.update((directory / WEIGHTS_FILE).read_bytes())
+        ids.append(digest.hexdigest()[:16])
+    return ids[0] if len(ids) == 1 else hashlib.sha256("+".join(ids).encode()).hexdigest()[:16]
 
 
 def encoder_lora(name: str | Path = DEFAULT) -> Path | None:
     """Find what was trained of the task encoder along with a local checkpoint, if anything was."""
-    path = _locate(str(name), None) / ENCODER_FILE
+    # Those that write together have one encoder.
+    path = _locate(_members(name)[0], None) / ENCODER_FILE
     return path if path.is_file() else None
 
 

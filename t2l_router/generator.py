@@ -10,10 +10,9 @@ from torch import Tensor
 
 from t2l_router import checkpoint
 from t2l_router.context import Reading
-from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.errors import GenerationFailed, InvalidAdapter
-from t2l_router.hypernet import Hypernet
 from t2l_router.lora import LoraSpec, LoraWeights
+from t2l_router.mean_hypernet import AnyHypernet, MeanHypernet
 
 
 class AdapterGenerator:
@@ -29,7 +28,7 @@ class AdapterGenerator:
 
     def __init__(
         self,
-        hypernet: Hypernet | ContextHypernet,
+        hypernet: AnyHypernet | MeanHypernet,
         *,
         hypernet_id: str,
         base: LoraSpec,

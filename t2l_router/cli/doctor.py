@@ -157,7 +157,8 @@ def _hypernet(settings: Settings) -> str:
 
     config = checkpoint.from_pretrained(settings.hypernet).config
     name = f"{settings.hypernet} ({checkpoint.hypernet_id(settings.hypernet)})"
-    return f"{name}: {config.variant} for {config.lora.base_model}"
+    shape = "reads tokens," if config.reader else config.variant
+    return f"{name}: {shape} for {config.lora.base_model}, rank {config.lora.rank}"
 
 
 def _encoder(settings: Settings) -> str:

@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     hypernet: str = Field(
         "default",
         description="Writes adapters: `default`, `default-examples` (reads examples), "
-        "or a checkpoint directory.",
+        "or a checkpoint directory; several, joined by `+`, write together.",
     )
     data_dir: Directory = Field(
         default_factory=lambda: user_data_path("t2l"), description="Holds the adapter library."

@@ -209,7 +209,6 @@ def test_tenant_comes_from_the_key(client, store):
 
     posing = {
         "tenant": "acme",
-        "t2l_tenant": "acme",
         "user": "acme",
         "metadata": {"tenant": "acme"},
     }

@@ -21,7 +21,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, SQLAlchemyError
 
 from adapters_store.errors import (
     InvalidInput,
@@ -40,6 +40,7 @@ SCHEMA_HEAD = "0003"
 WORKS_WITH = "schema_works_with"
 _WRITER_LOCK = 0x74326C  # "t2l": the advisory lock that makes PostgreSQL's writers take turns
 _BUSY_TIMEOUT_MS = 30_000
+_URLS = "give sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
 
 # What the drivers say -> what happened. SQLite and PostgreSQL have no common error codes.
 _MEANINGS: tuple[tuple[str, type[StoreError], str], ...] = (
@@ -64,11 +65,21 @@ class Database:
 
     Args:
         url: SQLAlchemy URL, ``sqlite:///path`` or ``postgresql+psycopg://...``.
+
+    Raises:
+        InvalidInput: It is neither.
+        StoreUnavailable: A package is missing.
     """
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
-        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        try:
+            self.url = make_url(url)
+        except ArgumentError:
+            raise InvalidInput(f"the library's database: no URL; {_URLS}") from None
+        backend = self.url.get_backend_name()
+        self.is_sqlite = backend == "sqlite"
+        if backend not in ("sqlite", "postgresql"):
+            raise InvalidInput(f"the library's database: {backend} can't be used; {_URLS}")
         if self.is_sqlite and self.url.database:
             with named_os_errors(f"create {self.url.database}"):
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)

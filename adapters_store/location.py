@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from sqlalchemy import select
 
 from adapters_store.database import Database
+from adapters_store.errors import InvalidInput
 from adapters_store.faults import named_missing_packages
 from adapters_store.index import ExactIndex, VectorIndex
 from adapters_store.partitions import SqlVectors
@@ -53,7 +54,13 @@ class StoreConfig:
 
 
 def open_index(config: StoreConfig, database: Database) -> VectorIndex:
-    """The index that a library is searched with."""
+    """
+    The index that a library is searched with.
+
+    Raises:
+        InvalidInput: It doesn't go with the database.
+        StoreUnavailable: A package is missing.
+    """
     vectors = SqlVectors(database)
     if config.index == "exact":
         return ExactIndex(vectors)
@@ -62,6 +69,8 @@ def open_index(config: StoreConfig, database: Database) -> VectorIndex:
         with named_missing_packages("the index pgvector"):
             from adapters_store.index_pgvector import PgVectorIndex  # noqa: PLC0415
 
+        if database.is_sqlite:
+            raise InvalidInput("the index pgvector needs a library in PostgreSQL; use faiss")
         return PgVectorIndex(database, vectors)
     # Lazy: FAISS takes a while to import, and not every library needs it.
     from adapters_store.index_faiss import FaissIndex  # noqa: PLC0415

@@ -72,6 +72,7 @@ class AdapterStore:
         Open a library, creating it where there is none.
 
         Raises:
+            InvalidInput: There is no such kind of database, index or URL.
             SchemaOutdated: Its tables are of another version of t2l.
             StoreUnavailable: The database or the disk can't be used.
         """

@@ -28,6 +28,7 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -132,9 +133,10 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="What `--server` commands identify themselves with."
     )
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (),
-        description="Names by which a server without keys may be reached, besides localhost.",
+        description="Names by which a server without keys may be reached, besides localhost, "
+        "separated by commas.",
     )
     max_body_bytes: int = Field(4 << 20, ge=1_024, description="Largest request body.")
     max_import_bytes: int = Field(
@@ -279,6 +281,9 @@ def load(flags: Mapping[str, Any] | None = None) -> Settings:
         return Settings(**given)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{FILE} is not TOML: {error}") from None
+    except SettingsError as error:  # of a list in an environment variable
+        field = str(error).partition('"')[2].partition('"')[0]
+        raise ConfigError(f"{PREFIX}{field.upper()} is no JSON") from None
     except ValidationError as error:
         origin = origins(given)
         faults = []

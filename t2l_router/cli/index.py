@@ -52,9 +52,15 @@ def status(*, store: AdapterStore, out: Output) -> None:
 @library_option
 def rebuild(*, store: AdapterStore, out: Output) -> None:
     """Build the index anew from the database; it never holds anything else."""
-    store.indexing.rebuild(
-        on_partition=lambda done, total: out.note(f"Built {done} of {total} partitions.")
-    )
+    built = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal built
+        built = done
+        out.note(f"Built {done} of {total} partitions.")
+
+    store.indexing.rebuild(on_partition=tell)
+    out.record({"partitions": built})
 
 
 @command.group()

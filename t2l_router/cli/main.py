@@ -53,8 +53,8 @@ class Program(click.Group):
         """Run the command; an expected error is one line on stderr and its exit code."""
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+            raise  # click's own; a reader that has seen enough, as `head` does, is no error
         except KeyboardInterrupt:
             ctx.exit(output.INTERRUPTED)
         except Exception as error:

@@ -17,6 +17,7 @@ from adapters_store.errors import (
     Conflict,
     EncoderMismatch,
     InvalidImport,
+    InvalidInput,
     LeaseLost,
     NotFound,
     SchemaOutdated,
@@ -379,6 +380,21 @@ def test_push_and_pull(store):
     transfer.push(store.export(record.id, tenant="acme"), url, options={})
 
     assert transfer.pull(url, options={}).files == store.files(record.id, tenant="acme")
+
+
+@pytest.mark.parametrize("url", ["library.db", "mysql://root@db/t2l"])
+def test_other_databases(tmp_path, url):
+    """What is neither SQLite nor PostgreSQL is refused with what to give."""
+    with pytest.raises(InvalidInput, match=r"give sqlite:///PATH or postgresql\+psycopg://"):
+        AdapterStore.open(StoreConfig(url, str(tmp_path / "blobs"), tmp_path / "cache"))
+
+
+def test_pgvector_needs_postgresql(tmp_path):
+    """An index that can't lie in the database is refused when the library is opened."""
+    pytest.importorskip("pgvector")
+    location = f"sqlite:///{tmp_path}/library.db", str(tmp_path / "blobs"), tmp_path / "cache"
+    with pytest.raises(InvalidInput, match="pgvector needs a library in PostgreSQL"):
+        AdapterStore.open(StoreConfig(*location, "pgvector"))
 
 
 @pytest.mark.parametrize(

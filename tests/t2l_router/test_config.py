@@ -64,6 +64,16 @@ def test_service_address_in_the_environment(monkeypatch):
         config.load()
 
 
+def test_lists_in_the_environment(monkeypatch):
+    """Names are given with commas; what must be JSON and isn't is named."""
+    monkeypatch.setenv("T2L_ALLOWED_HOSTS", "t2l.example, t2l")
+    assert config.load().allowed_hosts == ("t2l.example", "t2l")
+
+    monkeypatch.setenv("T2L_UPSTREAMS", "small")
+    with pytest.raises(ConfigError, match="T2L_UPSTREAMS is no JSON"):
+        config.load()
+
+
 def test_variables_that_set_nothing(monkeypatch):
     """A misspelt variable is named; those of other parts, and of Kubernetes, are not."""
     for name in ("T2L_DATADIR", "T2L_PORT", "T2L_BASE_URL", "T2L_RESOLVER_KEY"):

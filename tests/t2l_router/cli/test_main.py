@@ -104,6 +104,14 @@ def test_chat_without_a_prompt():
     assert "Give a PROMPT" in result.stderr
 
 
+def test_reader_that_has_enough():
+    """A pipe that is closed early, as by ``head``, is no error that is told."""
+    program_, told = [sys.executable, "-m", "t2l_router.cli.main", "config"], subprocess.PIPE
+    with subprocess.Popen(program_, stdout=told, stderr=told, text=True) as done:
+        done.stdout.close()
+        assert done.stderr.read() == ""
+
+
 def test_bug_keeps_its_traceback():
     """An error nobody expected is not made to look like the user's."""
     result = run(ZeroDivisionError("a bug"))

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from t2l_router.cli import output
+from t2l_router.environment import wait_briefly
 from t2l_router.errors import CallRefused
 
 # One line a noun: module ``t2l_router.cli.<noun>`` with a ``command``. The help text stands here
@@ -72,6 +73,7 @@ class Program(click.Group):
 @click.version_option(package_name="t2l", prog_name="t2l")
 def main() -> None:
     """Adapt a local language model to each conversation's task."""
+    wait_briefly()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from t2l_router.cli import process
 from t2l_router.cli.options import settings_options
 from t2l_router.cli.process import Doors
 from t2l_router.config import Settings
-from t2l_router.environment import wait_briefly
 from t2l_router.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,6 @@ def command(settings: Settings) -> None:
     /health/ready when it can chat. Ctrl-C or SIGTERM finishes the running answers; SIGHUP takes
     over changed limits and log settings.
     """
-    wait_briefly()
     logs.set_up(settings.log_level, settings.log_format)
     for name in config.strangers():
         logger.warning("%s is no setting; `t2l config` lists them", name)

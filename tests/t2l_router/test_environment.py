@@ -7,13 +7,17 @@ import sys
 
 import pytest
 
-SERVE = """
+RUN = """
 import json, os, sys
-from t2l_router.cli import process, serve
-process.serve = lambda *_: print(
-    json.dumps([os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules])
-)
-serve.command.main(["--port", "0"], standalone_mode=False)
+from t2l_router import bootstrap
+from t2l_router.cli import main, process
+
+def tell(*_, **__):
+    print(json.dumps([os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules]))
+    sys.exit()
+
+process.serve = bootstrap.load_writing = tell
+main.main({args}, standalone_mode=False)
 """
 
 
@@ -25,12 +29,13 @@ serve.command.main(["--port", "0"], standalone_mode=False)
         ({"OMP_WAIT_POLICY": "active"}, None),
     ],
 )
-def test_threads_of_a_server_wait_briefly(given, kept, tmp_path):
+@pytest.mark.parametrize("args", [["serve", "--port", "0"], ["generate", "Rhyme", "-o", "x"]])
+def test_threads_wait_briefly(args, given, kept, tmp_path):
     """It is set before torch is there to read it; what the user has set stays."""
     ours = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
     variables = {k: v for k, v in os.environ.items() if k not in ours}  # noqa: TID251
     done = subprocess.run(
-        [sys.executable, "-c", SERVE],
+        [sys.executable, "-c", RUN.format(args=args)],
         env=variables | given | {"T2L_DATA_DIR": str(tmp_path), "T2L_ENGINE": "echo"},
         capture_output=True,
         text=True,

@@ -83,6 +83,8 @@ def build_router(
                 reader=echo_adapters.EchoReader(),
             ),
         )
+    if settings.engine == "vllm" and not settings.vllm_urls:  # before anything is loaded
+        raise ConfigError("engine is vllm: vllm_urls must name the servers")
     writing = load_writing(settings, enter=enter, progress=progress)
     store = store or open_library(settings, actor="server")
     warm_up(store, writing.encoder, base=writing.base.fingerprint)
@@ -119,8 +121,6 @@ def _local_engine(settings: Settings, writing: Writing, enter: Callable[[str], N
 def _vllm_engine(settings: Settings, writing: Writing, enter: Callable[[str], None]) -> Engine:
     from t2l_router.engines.vllm import VllmEngine, VllmOptions
 
-    if not settings.vllm_urls:
-        raise ConfigError("engine is vllm: vllm_urls must name the servers")
     enter(f"looking for {len(settings.vllm_urls)} vLLM servers")
     key = settings.vllm_api_key
     return VllmEngine(

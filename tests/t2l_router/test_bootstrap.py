@@ -31,6 +31,14 @@ async def test_echo_router(model, tmp_path):
     assert answer.decision.kind == "generated"
 
 
+def test_vllm_without_servers(tmp_path):
+    """What can't be served is said before anything is loaded."""
+    phases = []
+    with pytest.raises(ConfigError, match="vllm_urls must name the servers"):
+        build_router(Settings(engine="vllm", data_dir=tmp_path), enter=phases.append)
+    assert phases == []
+
+
 @pytest.mark.parametrize("is_well", [True, False])
 async def test_loading_hands_the_router_over(tmp_path, monkeypatch, is_well):
     """The application loads in a thread of its own, is ready then, and closes what it loaded."""

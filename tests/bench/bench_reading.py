@@ -108,24 +108,26 @@ def memory(hypernet: str) -> dict[str, float]:
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hypernet", default=HYPERNET, help="one that reads tokens")
     parser.add_argument("--n", type=int, default=40, help="tasks of each kind")
     parser.add_argument("--out", type=Path, help="directory for the JSON document")
     arguments = parser.parse_args()
     began = time.perf_counter()
     metrics: dict[str, Any] = {}
-    for name, hypernet in (("reads", HYPERNET), ("embeddings", "default")):
+    for name, hypernet in (("reads", arguments.hypernet), ("embeddings", "default")):
         metrics |= {f"{name}_{key}": value for key, value in memory(hypernet).items()}
     with tempfile.TemporaryDirectory() as directory:
-        changes = {"data_dir": directory, "hypernet": HYPERNET, "generations_per_hour": 10**6}
-        settings = config.load(changes | {"generation_timeout_s": 60})
+        changes = {"data_dir": directory, "hypernet": arguments.hypernet}
+        unbounded = {"generations_per_hour": 10**6, "generation_timeout_s": 60}
+        settings = config.load(changes | unbounded)
         found = asyncio.run(measure(build_router(settings), arguments.n))
     publish(
-        "reading",
+        "reading" if arguments.hypernet == HYPERNET else "reading-together",
         metrics | {name: spread(times) for name, times in found.items()},
         began=began,
         out=arguments.out,
         base_model=settings.base_model,
-        hypernet=HYPERNET,
+        hypernet=arguments.hypernet,
         embeddings_hypernet="default",
     )
 

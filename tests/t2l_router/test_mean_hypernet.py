@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from t2l_router import checkpoint
+from t2l_router import checkpoint, policy
 from t2l_router.context import ANSWER, DESCRIPTION, Reading
 from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.errors import ConfigError
@@ -130,8 +130,11 @@ def test_a_directory_may_have_a_plus_in_its_name(tmp_path) -> None:
 
 def test_what_ships_goes_together() -> None:
     """The two checkpoints of the package, together."""
-    net = checkpoint.from_pretrained("default+default-examples")
+    name = "default+default-examples"
+    net = checkpoint.from_pretrained(name)
 
     assert net.config.lora.rank == 16
     assert [module.name for module in net.config.lora.modules] == ["o_proj", "q_proj", "v_proj"]
     assert net.config.reader is not None
+    measured = policy.thresholds_for(net.config.encoder_fingerprint, checkpoint.hypernet_id(name))
+    assert measured is not policy.UNCALIBRATED

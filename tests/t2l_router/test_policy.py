@@ -150,18 +150,19 @@ def test_uncalibrated_generates() -> None:
 
 def test_thresholds_belong_to_encoder_and_hypernetwork() -> None:
     """Measured thresholds are given for exactly what they were measured with."""
-    (known,) = policy.MEASURED
-
-    assert policy.thresholds_for(known.encoder, known.hypernet_id) is known
+    for known in policy.MEASURED:
+        assert policy.thresholds_for(known.encoder, known.hypernet_id) is known
     assert policy.thresholds_for("other", known.hypernet_id) is policy.UNCALIBRATED
     assert policy.thresholds_for(known.encoder, "other") is policy.UNCALIBRATED
 
 
-def test_thresholds_are_the_published_ones() -> None:
+@pytest.mark.parametrize(
+    ("known", "name"), zip(policy.MEASURED, ("calibrate", "calibrate-mean"), strict=True)
+)
+def test_thresholds_are_the_published_ones(known, name: str) -> None:
     """What is in the code is what the benchmark's result says."""
-    results = Path(__file__).parents[1] / "bench" / "results" / "calibrate--cpu.json"
+    results = Path(__file__).parents[1] / "bench" / "results" / f"{name}--cpu.json"
     published = json.loads(results.read_text())["thresholds"]
-    (known,) = policy.MEASURED
 
     stated = {
         key: None if value == math.inf else value

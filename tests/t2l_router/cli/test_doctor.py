@@ -58,6 +58,6 @@ def test_a_library_that_cannot_be_opened(doctor, monkeypatch):
 
 def test_names_the_hypernetwork():
     """Its id is the one by which adapters know what wrote them."""
-    (shipped,) = policy.MEASURED
+    shipped, _ = policy.MEASURED
 
     assert f"default ({shipped.hypernet_id}): L for" in _hypernet(Settings(hypernet="default"))

@@ -42,8 +42,9 @@ from tests.tiny_engine import request, tiny_adapter, tiny_engine
 from tests.tiny_models import save_tiny_gemma, save_tiny_llama
 
 REAL = "smollm2"
-NEAR_TIE = 0.1  # nats that another token may be behind the likeliest
-APART = 0.3  # nats that two computations of one log probability may differ
+# Nats that another token may be behind the likeliest, and that two computations of a token's log
+# probability may differ: two steps of bfloat16 at logits of 16 to 32.
+NEAR_TIE = APART = 0.25
 N_ADAPTERS, N_SLOTS, N_ROWS, N_CLIENTS = 12, 4, 6, 10
 POISONED = 3  # the number of the adapter that makes NaN
 TALK = ("hello ", "and then? ", "tell me more ", "x", "12345 ")

@@ -157,7 +157,7 @@ def test_thresholds_belong_to_encoder_and_hypernetwork() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "name"), zip(policy.MEASURED, ("calibrate", "calibrate-mean"), strict=True)
+    ("known", "name"), [*zip(policy.MEASURED, ("calibrate", "calibrate-mean"), strict=True)]
 )
 def test_thresholds_are_the_published_ones(known, name: str) -> None:
     """What is in the code is what the benchmark's result says."""

@@ -156,20 +156,20 @@ async def test_bad_request(fields, error, param, routers):
 
 
 @pytest.mark.parametrize(
-    ("generator", "engine", "reason"),
+    ("generator", "engine", "patience_s", "reason"),
     [
-        (CountingGenerator(error=GenerationFailed("not finite")), None, "not finite"),
-        (CountingGenerator(error=RuntimeError("secret path")), None, "the log says how"),
-        (CountingGenerator(delay_s=2), None, "not ready within 1 s"),
-        (None, RefusingEngine(), "rank 9 doesn't fit"),
+        (CountingGenerator(error=GenerationFailed("not finite")), None, 60, "not finite"),
+        (CountingGenerator(error=RuntimeError("secret path")), None, 60, "the log says how"),
+        (CountingGenerator(delay_s=2), None, 1, "not ready within 1 s"),
+        (None, RefusingEngine(), 60, "rank 9 doesn't fit"),
     ],
 )
 class TestFailedGeneration:
     """Promise 6: a failed or slow generation never fails a chat, unless the caller is strict."""
 
-    async def test_base_answers(self, generator, engine, reason, routers):
+    async def test_base_answers(self, generator, engine, patience_s, reason, routers):
         """The base model answers, with the reason."""
-        subject = routers(generator, engine, generation_timeout_s=1)
+        subject = routers(generator, engine, generation_timeout_s=patience_s)
 
         decision = await decide(subject, t2l_description="Translate")
 
@@ -177,9 +177,9 @@ class TestFailedGeneration:
         assert reason in decision.reason
         assert "secret" not in decision.reason
 
-    async def test_strict_caller(self, generator, engine, reason, routers):
+    async def test_strict_caller(self, generator, engine, patience_s, reason, routers):
         """A caller who insists on the adapter gets the error."""
-        subject = routers(generator, engine, generation_timeout_s=1)
+        subject = routers(generator, engine, generation_timeout_s=patience_s)
 
         with pytest.raises(GenerationFailed, match=reason):
             await decide(subject, t2l_description="Translate", t2l_required=True)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from t2l_router.context_hypernet import ContextHypernet
-from t2l_router.errors import CheckpointMismatch, ModelCorrupt, ModelUnavailable
+from t2l_router.errors import CheckpointMismatch, ConfigError, ModelCorrupt, ModelUnavailable
 from t2l_router.hypernet import Hypernet, HypernetConfig
 from t2l_router.lora import LoraSpec, ModuleShape
 from t2l_router.mean_hypernet import AnyHypernet, MeanHypernet
@@ -97,7 +97,10 @@ def from_pretrained(
 
 def _members(name: str | Path) -> list[str]:
     # A directory may have the sign in its name.
-    return [str(name)] if Path(name).is_dir() else str(name).split("+")
+    members = [str(name)] if Path(name).is_dir() else str(name).split("+")
+    if not all(members):
+        raise ConfigError(f"{str(name)!r}: a checkpoint's name is missing; join them as in a+b")
+    return members
 
 
 def _load(name: str, revision: str | None) -> AnyHypernet:

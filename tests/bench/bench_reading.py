@@ -127,6 +127,7 @@ def main() -> None:
         metrics | {name: spread(times) for name, times in found.items()},
         began=began,
         out=arguments.out,
+        module="bench_reading",
         base_model=settings.base_model,
         hypernet=arguments.hypernet,
         embeddings_hypernet="default",

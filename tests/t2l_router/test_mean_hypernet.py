@@ -121,6 +121,13 @@ def test_checkpoints_joined_by_a_plus(tmp_path) -> None:
     assert len(ids) == 3
 
 
+@pytest.mark.parametrize("name", ["default+", "+default", "default++default-examples", ""])
+def test_a_name_that_is_missing(name: str) -> None:
+    """A plus joins two names; the error says so."""
+    with pytest.raises(ConfigError, match="name is missing"):
+        checkpoint.from_pretrained(name)
+
+
 def test_a_directory_may_have_a_plus_in_its_name(tmp_path) -> None:
     """Then it is one checkpoint."""
     checkpoint.save_pretrained(embedding_net(0), tmp_path / "q+v", card="")

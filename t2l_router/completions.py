@@ -40,14 +40,24 @@ class CompletionRequest(wire.Incoming):
     echo: bool | None = None
     suffix: str | None = None
 
-    def chats(self) -> list[wire.ChatRequest]:
-        """The chat request that each prompt amounts to."""
+    def chats(self, *, strict: bool = False) -> list[wire.ChatRequest]:
+        """
+        The chat request that each prompt amounts to.
+
+        Args:
+            strict: Refuse fields that nobody knows.
+
+        Raises:
+            InvalidRequest: Naming the first field at fault.
+        """
         shared = dict(self.model_extra or {}) | {"model": self.model, "stream": self.stream}
         shared |= {"max_tokens": self.max_tokens}
         if self.logprobs is not None:
             shared |= {"logprobs": True, "top_logprobs": self.logprobs}
         return [
-            wire.checked_chat({**shared, "messages": [{"role": "user", "content": prompt}]})
+            wire.checked_chat(
+                {**shared, "messages": [{"role": "user", "content": prompt}]}, strict=strict
+            )
             for prompt in self.prompt
         ]
 

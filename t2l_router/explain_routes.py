@@ -22,7 +22,7 @@ class Feedback(BaseModel):
     rating: Literal[-1, 0, 1] = Field(description="1 is good, -1 bad, 0 takes a rating back.")
 
 
-def add_explain_routes(app: FastAPI, readiness: Readiness, gate: Gate) -> None:
+def add_explain_routes(app: FastAPI, readiness: Readiness, gate: Gate, *, strict: bool) -> None:
     """
     Add the routes.
 
@@ -30,11 +30,12 @@ def add_explain_routes(app: FastAPI, readiness: Readiness, gate: Gate) -> None:
         app: Gets them.
         readiness: Holds the router, once there is one.
         gate: Lets requests in.
+        strict: Refuse fields of a request that nobody knows.
     """
 
     async def explain(request: Request) -> JSONResponse:
         """Say what would serve a chat request, and why; nothing is stored or answered."""
-        chat = wire.parse_chat(await request.body())
+        chat = wire.parse_chat(await request.body(), strict=strict)
         decision = await readiness.router.explain(chat, caller_of(request))
         return JSONResponse(explanation_of(decision))
 

@@ -95,7 +95,7 @@ def create_app(
     app.add_api_route(
         "/v1/models/{model:path}", api.model, dependencies=may_look, response_model=wire.ModelCard
     )
-    add_explain_routes(app, readiness, gate)
+    add_explain_routes(app, readiness, gate, strict=strict)
     app.add_api_route("/health/live", api.live)
     app.add_api_route("/health/ready", api.ready)
     if store is not None:
@@ -233,7 +233,7 @@ class Api:
     async def complete(self, request: Request) -> Response:
         """Answer prompts in OpenAI's older format."""
         await self._gate.chat(request)
-        chats = completions.parse(await _json(request)).chats()
+        chats = completions.parse(await _json(request)).chats(strict=self._strict)
         if len(chats) == 1:
             return await _unless_gone(request, self._answer(chats[0], request, TextWording))
         return await _unless_gone(request, self._answer_all(chats, request))
@@ -241,7 +241,8 @@ class Api:
     async def embed(self, request: Request) -> Response:
         """Embed texts with the encoder of task descriptions."""
         await self._gate.chat(request)
-        asked = wire.parse(await _json(request), embeddings.EmbeddingRequest)
+        body = await _json(request)
+        asked = wire.parse(body, embeddings.EmbeddingRequest, strict=self._strict)
         router = self._readiness.router
         served = router.model
         if asked.model not in (served.encoder, served.name, *served.aliases):

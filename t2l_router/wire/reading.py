@@ -38,37 +38,49 @@ def parse_chat(body: bytes, *, strict: bool = False) -> ChatRequest:
     Raises:
         InvalidRequest: Naming the first field at fault.
     """
-    request = _checked(parse(body, ChatRequest))
+    return _known(_checked(parse(body, ChatRequest)), strict)
+
+
+def parse(body: bytes, model: type[R], *, strict: bool = False) -> R:
+    """
+    Read a request body of one format.
+
+    Args:
+        body: JSON, whatever else it claims to be.
+        model: The format.
+        strict: Refuse fields that it doesn't know.
+
+    Raises:
+        InvalidRequest: Naming the first field at fault.
+    """
+    try:
+        return _known(model.model_validate_json(body), strict)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def checked_chat(fields: dict[str, Any], *, strict: bool = False) -> ChatRequest:
+    """
+    A chat request from its fields.
+
+    Args:
+        fields: By their names.
+        strict: Refuse those that nobody knows.
+
+    Raises:
+        InvalidRequest: Naming the first field at fault.
+    """
+    try:
+        return _known(_checked(ChatRequest.model_validate(fields)), strict)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _known(request: R, strict: bool) -> R:
     if strict and request.model_extra:
         unknown = next(iter(request.model_extra))[:80]
         raise InvalidRequest(f"Unrecognized request argument supplied: {unknown}", param=unknown)
     return request
-
-
-def parse(body: bytes, model: type[R]) -> R:
-    """
-    Read a request body of one format.
-
-    Raises:
-        InvalidRequest: Naming the first field at fault.
-    """
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise _invalid(error) from None
-
-
-def checked_chat(fields: dict[str, Any]) -> ChatRequest:
-    """
-    A chat request from its fields.
-
-    Raises:
-        InvalidRequest: Naming the first field at fault.
-    """
-    try:
-        return _checked(ChatRequest.model_validate(fields))
-    except ValidationError as error:
-        raise _invalid(error) from None
 
 
 def _checked(request: ChatRequest) -> ChatRequest:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.e2e.conftest import MAX_BODY_BYTES, MODEL
+from t2l_router.engines.echo import EchoEngine
+from tests.e2e.conftest import MAX_BODY_BYTES, MODEL, serve
 
 JSON = {"content-type": "application/json"}
 PATH = "/v1/chat/completions"
@@ -189,3 +190,22 @@ def test_never_a_server_error(echo, fields):
     assert status < 500, body
     if status != 200:
         error_of(status, headers, body)
+
+
+def test_strict_everywhere():
+    """A strict server refuses what nobody knows wherever requests come, and takes all else."""
+    said = [{"role": "user", "content": "hi"}]
+    routes = [
+        (PATH, {"messages": said, "t2l_description": "Be brief."}),
+        ("/v1/completions", {"prompt": "hi", "t2l_description": "Be brief.", "n": 1}),
+        ("/v1/embeddings", {"input": "hi"}),
+        ("/v1/t2l/explain", {"messages": said, "t2l_description": "Be brief."}),
+    ]
+    with serve(EchoEngine(), strict=True) as served:
+        for path, body in routes:
+            known = json.dumps({"model": MODEL, **body}).encode()
+            unknown = json.dumps({"model": MODEL, "min_tokens": 3, **body}).encode()
+
+            assert exchange(served, known, path=path)[0] == 200, path
+            answer = exchange(served, unknown, path=path)
+            assert (answer[0], error_of(*answer)["param"]) == (400, "min_tokens"), path

@@ -11,6 +11,7 @@ only make reuse rarer.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import product
 from typing import Literal
 
@@ -23,6 +24,7 @@ from t2l_router.guard_words import (
     NUMBERS,
     OPPOSITES,
     OUTPUT_VERBS,
+    SCALES,
     UNITS,
 )
 
@@ -67,6 +69,8 @@ def contradictions(one: str, two: str) -> tuple[Finding, ...]:
         first, second = frozenset(facts(words_one)), frozenset(facts(words_two))
         if first - second and second - first:
             found.append(Finding(kind, _listed(first - second), _listed(second - first)))
+    if not found or found[0].kind != "numbers":
+        found += _exchanged(words_one, words_two)
     found += _opposites(words_one, words_two)
     found += _negations(words_one, words_two)
     found += _directions(words_one, words_two)
@@ -107,6 +111,34 @@ def _numbers(words: list[str]) -> Iterator[str]:
         # "one" is most often a pronoun: "one of", "the one that".
         elif word in NUMBERS and (word != "one" or UNITS.intersection(words[i + 1 : i + 2])):
             yield NUMBERS[word]
+
+
+def _exchanged(one: list[str], two: list[str]) -> list[Finding]:
+    """The first number that stands where the other text has another, beside the same word."""
+    # In one order, whichever text comes first: the alignment depends on it.
+    is_turned = one > two
+    first, second = (two, one) if is_turned else (one, two)
+    if not any(word in NUMBERS or word[0].isdigit() for word in first):
+        return []
+    for kind, i, i_end, j, j_end in SequenceMatcher(None, first, second).get_opcodes():
+        if kind != "replace":
+            continue
+        for at, other, beside in ((i, j, i - 1), (i_end - 1, j_end - 1, i_end)):
+            values = _value(first, at), _value(second, other)
+            is_same_place = not FILLERS.issuperset(first[max(beside, 0) : beside + 1])
+            if is_same_place and None not in values and values[0] != values[1]:
+                told = values[::-1] if is_turned else values
+                return [Finding("numbers", *map(str, told))]
+    return []
+
+
+def _value(words: list[str], i: int) -> str | None:
+    """The number at a place, unless it is a part of one in several words."""
+    word = words[i]
+    near = words[max(0, i - 1) : i] + words[i + 1 : i + 2]
+    if word[0].isdigit():
+        return None if SCALES.intersection(near) else word.rstrip(".,").replace(",", "")
+    return None if NUMBERS.keys() & near else NUMBERS.get(word)
 
 
 def _languages(words: list[str]) -> Iterator[str]:

@@ -20,6 +20,9 @@ def _numbers() -> dict[str, str]:
 
 NUMBERS = _numbers()
 
+SCALES = _set("hundred thousand million")
+"""The numbers among them that multiply the one before."""
+
 UNITS = _set(
     "word words sentence sentences line lines paragraph bullet point step item character letter "
     "option example"

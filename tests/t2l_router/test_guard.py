@@ -50,6 +50,43 @@ def test_saying_less_is_no_contradiction(one, two) -> None:
     assert not contradictions(one, two)
 
 
+SHOP = "You answer for shop {}, one of 3 in town. Be brief: 2 sentences, {} at a push."
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (SHOP.format(1, "one"), SHOP.format(2, "one")),
+        (SHOP.format(2, "three"), SHOP.format(3, "three")),
+        ("Answer for shop one, in 2 lines.", "In 2 lines or one answer for shop two."),
+    ],
+)
+def test_numbers_at_one_place(one, two) -> None:
+    """A number is compared with the one in its place, whatever else both texts count."""
+    kinds = {finding.kind for finding in contradictions(one, two)}
+
+    assert kinds == {finding.kind for finding in contradictions(two, one)}
+    assert "numbers" in kinds
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (
+            "Read what they claim. Say 1 if it is backed by facts, 0 if nothing speaks for it.",
+            "Read the claim closely. Say 0 if nothing speaks for it, 1 if it is backed by facts.",
+        ),
+        ("Write 3 sentences with 2 adjectives.", "Use 2 adjectives in the 3 sentences."),
+        ("Stop after one hundred items, 3 a line.", "Stop after 100 items and put 3 on a line."),
+        ("Rate it from 1 to 5.", "Rate it, 5 being best and 1 worst."),
+        ("Read sentence one and sentence two.", "Read sentences 1 and 2."),
+    ],
+)
+def test_numbers_in_other_words(one, two) -> None:
+    """The same numbers told in another order, or in words, contradict nothing."""
+    assert not contradictions(one, two)
+
+
 def test_finding_explains_itself() -> None:
     """A finding reads as a sentence with both values."""
     (finding,) = contradictions("List 3 rivers of Europe.", "Please list five European rivers.")

@@ -83,12 +83,14 @@ class Column:
         title: One word, shown in capitals.
         show: The value as people read it; ``json`` shows the value itself.
         right: Align to the right, for numbers.
+        wraps: Goes on in the next line where there is no room, instead of being cut.
     """
 
     key: str
     title: str
     show: Callable[[Any], str] = str
     right: bool = False
+    wraps: bool = False
 
 
 class Output:
@@ -169,7 +171,13 @@ class Output:
         for column, width in zip(columns, widths, strict=True):
             justify: Literal["left", "right"] = "right" if column.right else "left"
             title = column.title.upper()
-            table.add_column(title, justify=justify, width=width, no_wrap=True)
+            table.add_column(
+                title,
+                justify=justify,
+                width=width,
+                no_wrap=not column.wraps,
+                overflow=("fold" if column.wraps else "ellipsis"),
+            )
         for line in cells:
             table.add_row(*line)
         console.print(table)

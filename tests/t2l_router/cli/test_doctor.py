@@ -56,6 +56,23 @@ def test_a_library_that_cannot_be_opened(doctor, monkeypatch):
     assert "secret" not in checks["library"]["found"]
 
 
+def test_nothing_is_cut(tmp_path, monkeypatch):
+    """People read all that was found in 80 columns, each failure once."""
+    data = tmp_path / "a directory whose name is longer than its column" / ("x" * 70)
+    monkeypatch.setenv("T2L_DATA_DIR", str(data))
+    monkeypatch.setenv("T2L_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("T2L_LIBRARY_DATABASE", "postgresql+psycopg://127.0.0.1:1/none")
+    monkeypatch.setenv("T2L_ENGINE", "echo")
+
+    result = CliRunner().invoke(main, ["doctor", "--port", "0", "--format", "human"])
+
+    told = "".join(line[24:] for line in result.stdout.splitlines()).replace(" ", "")
+    assert "…" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert str(data).replace(" ", "") in told
+    assert result.output.count("can't be") == 1
+
+
 def test_names_the_hypernetwork():
     """Its id is the one by which adapters know what wrote them."""
     shipped, _ = policy.MEASURED

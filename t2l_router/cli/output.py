@@ -135,6 +135,13 @@ class Output:
         else:
             self._lines([[key, _text(value)] for key, value in record.items()])
 
+    def done(self, record: Mapping[str, object], text: str) -> None:
+        """Say in a line what was done to one thing; ``json`` and ``quiet`` are as in `record`."""
+        if self.style in ("json", "quiet"):
+            self.record(record)
+        else:
+            self._lines([[text]])
+
     def json(self, document: object) -> None:
         """Print one JSON document."""
         click.echo(json.dumps(_finite(document), indent=2, ensure_ascii=False, default=_plain))

@@ -67,7 +67,8 @@ def rm(
 @library_or_server_option
 def undelete(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
     """Bring a removed adapter back; its aliases stay ended."""
-    out.record(fields(store.undelete(ref, tenant=tenant)))
+    record = store.undelete(ref, tenant=tenant)
+    out.done(fields(record), f"{record.id} is back, as {record.state}.")
 
 
 @click.group()
@@ -154,7 +155,8 @@ def tag(
 ) -> None:
     """Add tags to an adapter."""
     change = {"remove": tags} if remove else {"add": tags}
-    out.record(fields(store.tag(ref, tenant=tenant, **change)))
+    record = store.tag(ref, tenant=tenant, **change)
+    out.done(fields(record), f"{record.id} has the tags: {', '.join(record.tags) or 'none'}.")
 
 
 @click.command()
@@ -164,7 +166,8 @@ def tag(
 @library_or_server_option
 def pin(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
     """Protect an adapter from every kind of removal."""
-    out.record(fields(store.pin(ref, tenant=tenant)))
+    record = store.pin(ref, tenant=tenant)
+    out.done(fields(record), f"{record.id} is pinned.")
 
 
 @click.command()
@@ -174,7 +177,8 @@ def pin(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
 @library_or_server_option
 def unpin(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
     """End an adapter's protection."""
-    out.record(fields(store.pin(ref, tenant=tenant, pinned=False)))
+    record = store.pin(ref, tenant=tenant, pinned=False)
+    out.done(fields(record), f"{record.id} is no longer pinned.")
 
 
 @click.command()
@@ -185,7 +189,8 @@ def unpin(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
 @library_or_server_option
 def judge(*, store: AdapterStore, out: Output, ref: str, state: State, tenant: str) -> None:
     """Approve an adapter, put it into quarantine, or take that back."""
-    out.record(fields(store.set_state(ref, state, tenant=tenant)))
+    record = store.set_state(ref, state, tenant=tenant)
+    out.done(fields(record), f"{record.id} is {record.state}.")
 
 
 @click.command()
@@ -195,7 +200,8 @@ def judge(*, store: AdapterStore, out: Output, ref: str, state: State, tenant: s
 @library_or_server_option
 def promote(*, store: AdapterStore, out: Output, ref: str, tenant: str) -> None:
     """Give an adapter of the tenant to every tenant (tenant "shared")."""
-    out.record(fields(store.promote(ref, tenant=tenant)))
+    record = store.promote(ref, tenant=tenant)
+    out.done(fields(record), f"{record.id} is every tenant's.")
 
 
 @click.command()

@@ -239,6 +239,29 @@ def test_state_tags_pins(store):
     assert store.get(record.id, tenant="another").state == "approved"
 
 
+def test_changes_are_told_in_a_line(store):
+    """Verbs that change one adapter say what it is now; its fields are for programs."""
+    record = add(store)
+    changes = {
+        ("pin", record.id): "is pinned.",
+        ("unpin", record.id): "is no longer pinned.",
+        ("tag", record.id, "mail", "new"): "has the tags: mail, new.",
+        ("tag", record.id, "mail", "new", "--remove"): "has the tags: none.",
+        ("judge", record.id, "approved"): "is approved.",
+        ("promote", record.id): "is every tenant's.",
+        ("undelete", record.id): "is back, as approved.",
+    }
+    for args, told in changes.items():
+        if args[0] == "undelete":
+            t2l("rm", record.id)
+        assert t2l(*args).stdout == f"{record.id} {told}\n"
+
+    assert t2l("pin", record.id, "--format", "quiet").stdout == f"{record.id}\n"
+    whole = json.loads(t2l("pin", record.id, "--format", "json").stdout)
+    shown = json.loads(t2l("show", record.id, "--format", "json").stdout)
+    assert (shown | whole, whole["pinned"]) == (shown, True)
+
+
 def test_export(store, tmp_path):
     """An export is a whole PEFT directory or zip file; a dry name takes the id."""
     record = add(store)

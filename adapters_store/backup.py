@@ -32,7 +32,13 @@ OnAdapter = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What `backup` or `restore` copied."""
+    """
+    What `backup` or `restore` copied.
+
+    Args:
+        adapters: As lists count them: two tenants' equal ones are two.
+        size_bytes: Of their weights, which equal ones share.
+    """
 
     adapters: int
     size_bytes: int
@@ -109,11 +115,14 @@ def restore(ledger: Ledger, source: Path, *, on_adapter: OnAdapter | None = None
 
 
 def _require_empty(connection: Connection) -> None:
-    count = connection.execute(select(func.count()).select_from(adapters)).scalar_one()
-    if count:
+    if count := _count(connection):
         raise Conflict(
             f"the library holds {count} adapters; restore into an empty one (another --data-dir)"
         )
+
+
+def _count(connection: Connection) -> int:
+    return int(connection.execute(select(func.count()).select_from(adapters)).scalar_one())
 
 
 def _copy_rows(source: Database, target: Database) -> None:
@@ -167,7 +176,8 @@ def _copy_blobs(
             size_bytes += files.size_bytes
         if on_adapter is not None:
             on_adapter(done, len(wanted))
-    return Copied(len(wanted), size_bytes)
+    with rows.read() as connection:
+        return Copied(_count(connection), size_bytes)
 
 
 def _refers(database: Database, adapter_id: AdapterId) -> bool:

@@ -73,6 +73,24 @@ def test_backup_while_writing(store, tmp_path):
             assert copy.maintenance.verify().problems == ()
 
 
+def test_counts(store, tmp_path):
+    """Both count adapters as lists do: equal ones of two tenants are two, pruned ones none."""
+    ids = {add(store, seed).id: seed for seed in (1, 2)}
+    first, last = sorted(ids)
+    add(store, ids[first], tenant="rival")
+
+    def prune(done, _):
+        if done == 1:  # the rows are copied by now, the last one's weights aren't
+            store.delete(last, tenant="acme")
+            store.maintenance.apply(store.maintenance.plan(PrunePolicy(purge_after=timedelta(0))))
+
+    copied = backup(store.ledger, tmp_path / "backup", on_adapter=prune)
+
+    with AdapterStore.open(StoreConfig.in_directory(tmp_path / "new")) as new:
+        assert restore(new.ledger, tmp_path / "backup") == copied
+        assert len(new.page()) == copied.adapters == 2
+
+
 def test_restore_refuses(store, tmp_path):
     """Restoring into a library with adapters, or from no backup, changes nothing."""
     add(store)

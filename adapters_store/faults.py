@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EACCES, EDQUOT, ENOSPC, EPERM, EROFS
+from http import HTTPStatus
 
 from adapters_store.errors import StoreFull, StoreReadOnly, StoreUnavailable
 
@@ -49,6 +50,26 @@ def named_os_errors(doing: str) -> Iterator[None]:
         if error.errno in (EROFS, EACCES, EPERM):
             raise StoreReadOnly(f"can't {doing}: {error}; check the permissions") from error
         raise StoreUnavailable(f"can't {doing}: {error}") from error
+
+
+def require_missing(error: FileNotFoundError, url: str) -> None:
+    """
+    Make sure that a file is missing: fsspec says so of all that HTTP refuses or can't reach.
+
+    Args:
+        error: What fsspec said.
+        url: Where it looked.
+
+    Raises:
+        StoreUnavailable: The server can't be reached, or refused.
+    """
+    cause, aiohttp = error.__cause__, sys.modules.get("aiohttp")
+    if aiohttp is None or not isinstance(cause, aiohttp.ClientError):
+        return
+    if not isinstance(cause, aiohttp.ClientResponseError):
+        raise StoreUnavailable(f"{url} can't be reached: {cause}") from error
+    if cause.status not in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        raise StoreUnavailable(f"{url} answers {cause.status} {cause.message}") from error
 
 
 def _drivers_errors() -> tuple[type[Exception], ...]:

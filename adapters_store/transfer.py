@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters_store.blobs import MANIFEST_FILE, filesystem_of
 from adapters_store.errors import Conflict, InvalidImport
-from adapters_store.faults import named_os_errors
+from adapters_store.faults import named_os_errors, require_missing
 from adapters_store.imports import LIMITS, Foreign, assemble
 from adapters_store.peft_files import CONFIG_FILE, WEIGHTS_FILE, AdapterFiles
 from adapters_store.records import AdapterRecord
@@ -97,6 +97,7 @@ def pull(url: str, *, options: Mapping[str, Any]) -> Foreign:
     Raises:
         InvalidImport: It is no acceptable adapter, or a hub URL without a pinned revision, which
             could be something else tomorrow.
+        StoreUnavailable: The place can't be reached, or doesn't let us in.
     """
     if url.startswith("hf://") and not re.fullmatch(
         r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}(/.*)?", url
@@ -108,9 +109,13 @@ def pull(url: str, *, options: Mapping[str, Any]) -> Foreign:
 
     def read(name: str) -> bytes | None:
         path = f"{root.rstrip('/')}/{name}"
-        if not filesystem.exists(path):
+        try:
+            size = filesystem.info(path)["size"]
+        except FileNotFoundError as error:
+            require_missing(error, url)
             return None
-        size = int(filesystem.info(path)["size"])
+        if size is None:
+            raise InvalidImport(f"{url} doesn't say how large {name} is; fetch it, then import it")
         if size > LIMITS[name]:
             raise InvalidImport(f"{name} has {size} bytes; at most {LIMITS[name]} are accepted")
         data: bytes = filesystem.cat_file(path)

@@ -1,16 +1,18 @@
 """Foreign adapters: what is refused, and that nothing changes then."""
 
+import http.server
 import json
 import os
 import stat
+import threading
 import zipfile
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from adapters_store import AdapterFiles, imports
-from adapters_store.errors import InvalidImport
+from adapters_store import AdapterFiles, imports, transfer
+from adapters_store.errors import InvalidImport, StoreUnavailable
 from adapters_store.imports import read_path
 from tests.adapter_files import BASE, make_config, make_files, make_tensors
 
@@ -253,3 +255,38 @@ def test_safetensors(weights):
     """A broken, truncated, overlapping or padded safetensors file is refused."""
     with pytest.raises(InvalidImport):
         assert AdapterFiles(make_config(), weights).modules
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Has nothing; below ``/closed`` it doesn't even say so, below ``/endless`` not how much."""
+
+    def do_GET(self):
+        status = 403 if self.path.startswith("/closed") else 404
+        if self.path.startswith("/endless"):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+            return
+        self.send_error(status)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def test_pull_tells_what_is_wrong_with_the_server():
+    """A server that can't be reached, or refuses, is not an adapter without a config."""
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(InvalidImport, match=r"adapter_config\.json is missing"):
+            transfer.pull(f"{url}/empty", options={})
+        with pytest.raises(StoreUnavailable, match="/closed answers 403 Forbidden"):
+            transfer.pull(f"{url}/closed", options={})
+        with pytest.raises(InvalidImport, match=r"how large adapter_config\.json is"):
+            transfer.pull(f"{url}/endless", options={})
+        server.shutdown()
+
+    with pytest.raises(StoreUnavailable, match=f"{url}/gone can't be reached: Cannot connect"):
+        transfer.pull(f"{url}/gone", options={})

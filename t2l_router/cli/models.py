@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from t2l_router import config, models
+from t2l_router.cli.options import confirm, yes_option
 from t2l_router.cli.output import OK, UNVERIFIED, Column, Output, output_option, size
 from t2l_router.errors import ModelCorrupt, UnknownModel
 
@@ -105,7 +106,7 @@ def verify(ctx: click.Context, name: str | None, out: Output) -> None:
 @command.command(short_help="Remove model NAME and the downloads kept for it.")
 @click.argument("name")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@yes_option
 @output_option
 def rm(name: str, dry_run: bool, yes: bool, out: Output) -> None:
     """Remove model NAME and the downloads kept for it; it can be pulled again."""
@@ -113,8 +114,7 @@ def rm(name: str, dry_run: bool, yes: bool, out: Output) -> None:
     if not folders:
         raise _unknown(name)
     freed = sum(models.size_bytes(folder) for folder in folders)
-    if not (dry_run or yes):
-        click.confirm(f"Remove {name} ({size(freed)})?", abort=True, err=True)
+    confirm(f"Remove {name} ({size(freed)})?", yes=yes or dry_run)
     if not dry_run:
         models.remove(name, cache_dir=_cache_dir())
     out.record({"name": models.canonical_name(name), "removed": not dry_run, "freed_bytes": freed})

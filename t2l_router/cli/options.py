@@ -1,6 +1,7 @@
 """Settings as command line options, and other options that commands share."""
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
@@ -10,6 +11,18 @@ import click
 from t2l_router.config import Settings, load
 
 R = TypeVar("R")
+
+
+yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that can't be undone; without a terminal, ``-y`` is the answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Say -y, or look first with --dry-run.")
+    click.confirm(question, abort=True, err=True)
 
 
 def server_option(help: str) -> Callable[[Callable[..., R]], Callable[..., R]]:  # noqa: A002

@@ -7,11 +7,10 @@ import click
 from adapters_store import AdapterStore
 from adapters_store.dedupe import Kind
 from t2l_router.cli.adapters.options import (
-    confirm,
     library_or_server_option,
     tenant_option,
-    yes_option,
 )
+from t2l_router.cli.options import confirm, yes_option
 from t2l_router.cli.output import Column, Output, output_option
 
 _THRESHOLDS: dict[Kind, float] = {"delta": 0.98, "text": 0.95}

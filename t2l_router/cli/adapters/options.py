@@ -75,16 +75,6 @@ tenant_option = click.option(
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Show what would happen; change nothing."
 )
-yes_option = click.option("--yes", "-y", is_flag=True, help="Don't ask.")
-
-
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something that can't be undone; without a terminal, ``-y`` is the answer."""
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Say -y, or look first with --dry-run.")
-    click.confirm(question, abort=True, err=True)
 
 
 def whole_number(text: str, option: str) -> int:

@@ -9,11 +9,10 @@ from adapters_store import AdapterStore
 from adapters_store.filters import GRAMMAR, parse_age
 from adapters_store.maintenance import PrunePolicy, PruneStep
 from t2l_router.cli.adapters.options import (
-    confirm,
     dry_run_option,
     library_or_server_option,
-    yes_option,
 )
+from t2l_router.cli.options import confirm, yes_option
 from t2l_router.cli.output import UNVERIFIED, Column, Output, output_option, size
 
 

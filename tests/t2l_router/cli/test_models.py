@@ -116,9 +116,22 @@ def test_rm_dry_run_removes_nothing(cache: Path) -> None:
     assert t2l("verify", "tiny").exit_code == 0
 
 
-def test_rm_asks(cache: Path) -> None:
+def test_rm_without_a_terminal(cache: Path) -> None:
+    """Where nobody can be asked, what to pass instead is said, and nothing is removed."""
+    t2l("pull", "tiny")
+
+    result = t2l("rm", "tiny")
+
+    assert result.exit_code == 2
+    assert "Remove tiny (" in result.stderr
+    assert "Say -y, or look first with --dry-run." in result.stderr
+    assert t2l("verify", "tiny").exit_code == 0
+
+
+def test_rm_asks(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without -y the user is asked; no means no."""
     t2l("pull", "tiny")
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True)
 
     refused = t2l("rm", "tiny", answer="n\n")
     assert refused.exit_code == 1

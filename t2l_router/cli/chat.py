@@ -14,8 +14,7 @@ from t2l_router.cli.examples import examples_option
 from t2l_router.cli.loading import loading
 from t2l_router.cli.options import server_option, settings_options
 from t2l_router.cli.output import Output, output_option
-from t2l_router.cli.talk import Talk
-from t2l_router.client import HttpClient
+from t2l_router.cli.talk import Talk, client_of
 from t2l_router.config import Settings
 from t2l_router.describe import validated
 from t2l_router.errors import T2LError
@@ -65,7 +64,7 @@ def command(
         prompt = sys.stdin.read().strip("\r\n")
         if not prompt:
             raise click.UsageError("Give a PROMPT, or one on standard input.")
-    talk = Talk(_client(server, settings)) if server else _load(settings)
+    talk = Talk(client_of(server, settings)) if server else _load(settings)
     options = {name: value for name, value in sampling.items() if value is not None}
     # One event loop for all turns; Ctrl-C ends what runs in it, and not at once the program.
     with asyncio.Runner() as runner:
@@ -79,11 +78,6 @@ def command(
                 runner.run(conversation.turn(prompt))
         finally:
             runner.run(talk.close())
-
-
-def _client(server: str, settings: Settings) -> HttpClient:
-    key = settings.api_key.get_secret_value() if settings.api_key else None
-    return HttpClient(server, api_key=key, max_retries=0)
 
 
 def _load(settings: Settings) -> Talk:

@@ -5,7 +5,8 @@ from contextlib import aclosing
 from typing import Any
 
 from t2l_router import wire
-from t2l_router.client import Client
+from t2l_router.client import Client, HttpClient
+from t2l_router.config import Settings
 
 
 class Talk:
@@ -37,3 +38,9 @@ class Talk:
     async def close(self) -> None:
         """Give back what is held."""
         await self._client.aclose()
+
+
+def client_of(server: str, settings: Settings) -> HttpClient:
+    """A client of a server, with the key that the settings hold; it asks once."""
+    key = settings.api_key.get_secret_value() if settings.api_key else None
+    return HttpClient(server, api_key=key, max_retries=0)

@@ -9,7 +9,9 @@ from click.testing import CliRunner
 from t2l_router.bootstrap import build_router
 from t2l_router.cli.main import main
 from t2l_router.config import Settings
+from t2l_router.engines.echo import EchoEngine
 from t2l_router.router import Caller
+from tests.e2e.conftest import serve
 from tests.routers import answer
 
 TASK = "Translate English sentences into French"
@@ -75,6 +77,26 @@ def test_explain_trace(t2l):
     assert (entry["kind"], entry["source"]) == ("generated", "body")
     assert "detail" not in entry
     t2l("explain", "--trace", "first", "--tenant", "rival", code=3)
+
+
+def test_explain_by_a_server(t2l, tmp_path):
+    """A server explains a task or a request as this machine does, and looks no traces up."""
+    body = tmp_path / "request.json"
+    message = {"role": "user", "content": "hi"}
+    body.write_text(json.dumps({"model": "t2l:base", "messages": [message]}))
+
+    with serve(EchoEngine()) as served:
+        task = t2l("explain", TASK, "--server", served.url, "--format", "json")
+        request = t2l("explain", "--request", str(body), "--server", served.url)
+        refused = t2l("explain", "--trace", "first", "--server", served.url, code=2)
+        body.write_text("[")
+        wrong = t2l("explain", "--request", str(body), "--server", served.url, code=2)
+
+    assert json.loads(task)["decision"] == "generated"
+    assert "the request asks for the base model" in request
+    assert "--trace looks where the library is" in refused
+    assert "the body is not JSON" in wrong
+    assert "no answer from" in t2l("explain", TASK, "--server", served.url, code=6)
 
 
 @pytest.mark.parametrize("args", [[], [TASK, "--trace", "first"]])

@@ -44,6 +44,7 @@ def status(*, store: AdapterStore, out: Output) -> None:
             Column("kind", "kind"),
             Column("indexed", "indexed", right=True),
         ],
+        nothing="No description has an embedding yet; t2l adapters create makes one.",
     )
 
 

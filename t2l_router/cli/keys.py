@@ -62,7 +62,9 @@ def create(
 def list_(*, store: AdapterStore, out: Output, tenant: str | None, everything: bool) -> None:
     """List the keys, the newest first; secrets are not kept."""
     rows = [fields(key) for key in store.keys.list(tenant=tenant)]
-    show_keys(out, [row for row in rows if everything or row["state"] == "active"])
+    shown = [row for row in rows if everything or row["state"] == "active"]
+    nothing = "No keys; make one with: t2l keys create TENANT"
+    show_keys(out, shown, nothing="No key opens anything; --all shows them." if rows else nothing)
 
 
 @command.command(short_help="Let the key KEY_ID open nothing any more.")
@@ -114,6 +116,7 @@ def usage(*, store: AdapterStore, out: Output, tenant: str | None, days: int) ->
             Column("prompt_tokens", "read", right=True),
             Column("completion_tokens", "written", right=True),
         ],
+        nothing=f"No requests in the last {days} days.",
     )
 
 
@@ -127,8 +130,8 @@ def fields(key: ApiKey) -> dict[str, object]:
     return {**dataclasses.asdict(key), "state": state}
 
 
-def show_keys(out: Output, rows: list[dict[str, object]]) -> None:
-    """Print keys as a table."""
+def show_keys(out: Output, rows: list[dict[str, object]], *, nothing: str) -> None:
+    """Print keys as a table; *nothing* is as for `Output.table`."""
     out.table(
         rows,
         [
@@ -140,4 +143,5 @@ def show_keys(out: Output, rows: list[dict[str, object]]) -> None:
             Column("last_used_at", "used", ago, right=True),
             Column("created_at", "age", ago, right=True),
         ],
+        nothing=nothing,
     )

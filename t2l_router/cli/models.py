@@ -24,6 +24,7 @@ _COLUMNS = (
     Column("licence", "licence"),
     Column("source", "source"),
 )
+_NONE = "No models on this machine."
 
 
 @click.group()
@@ -51,10 +52,11 @@ def pull(name: str, out: Output) -> None:
 def list_(out: Output) -> None:
     """List the models on this machine's disk."""
     names = models.installed(_cache_dir())
-    out.table([_row(name) for name in names], _COLUMNS)
     absent = [known.short_name for known in models.KNOWN_MODELS if known.name not in names]
-    if absent and out.is_human:
-        out.note(f"Not pulled: {', '.join(absent)} (t2l models pull NAME)")
+    pull = f"{', '.join(absent)} (t2l models pull NAME)"
+    out.table([_row(name) for name in names], _COLUMNS, nothing=f"{_NONE} Not pulled: {pull}")
+    if names and absent and out.is_human:
+        out.note(f"Not pulled: {pull}")
 
 
 @command.command(short_help="Show where model NAME lies and where it came from.")
@@ -99,7 +101,7 @@ def verify(ctx: click.Context, name: str | None, out: Output) -> None:
         except ModelCorrupt as damage:
             row["state"] = "damaged"
             out.warn(str(damage))
-    out.table(rows, _COLUMNS[:4])
+    out.table(rows, _COLUMNS[:4], nothing=_NONE)
     ctx.exit(UNVERIFIED if any(row["state"] != "ok" for row in rows) else OK)
 
 

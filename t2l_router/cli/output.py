@@ -104,23 +104,34 @@ class Output:
         """Whether a person reads the result on a terminal: prose, colour and streaming are fine."""
         return self.style == "human" or (self.style == "auto" and sys.stdout.isatty())
 
-    def table(self, rows: Sequence[Mapping[str, object]], columns: Sequence[Column]) -> None:
+    def table(
+        self,
+        rows: Sequence[Mapping[str, object]],
+        columns: Sequence[Column],
+        *,
+        nothing: str | None = None,
+    ) -> None:
         """
         Print one row a line.
 
         Args:
             rows: May hold more keys than there are columns; ``json`` prints them all.
             columns: The first is the one that ``quiet`` prints.
+            nothing: Tells people what it means that there are no rows, and what would make some.
         """
         if self.style == "json":
             self.json(list(rows))
-        elif self.style == "quiet":
+            return
+        if self.style == "quiet":
             self._lines([[str(row[columns[0].key])] for row in rows])
-        elif self.is_human:
-            self._draw(rows, columns)
-        else:
+            return
+        if nothing is not None and not rows:
+            self.note(nothing)
+        if not self.is_human:
             titles = [column.title.upper() for column in columns]
             self._lines([titles, *([c.show(row[c.key]) for c in columns] for row in rows)])
+        elif rows:
+            self._draw(rows, columns)
 
     def record(self, record: Mapping[str, object]) -> None:
         """Print one thing, a field a line; ``quiet`` prints its first field alone."""

@@ -47,6 +47,7 @@ def command(
                 Column("distance", "distance", _rounded, right=True),
                 Column("detail", "reason", lambda detail: str(detail.get("reason", ""))),
             ],
+            nothing="No decisions yet; each request to `t2l serve` leaves one.",
         )
         return
     stats = store.decisions.stats(tenant=tenant, since=parse_age(since), top=top)

@@ -7,6 +7,7 @@ import click
 from adapters_store import AdapterStore
 from adapters_store.filters import GRAMMAR
 from t2l_router.cli.adapters.options import (
+    NO_ADAPTERS,
     ago,
     fields,
     library_or_server_option,
@@ -40,7 +41,7 @@ def list_(
       t2l adapters list -f tag=mail -f "accessed>30d" -f "hits<5"
     """
     page = store.page(filters, tenant=tenant, limit=None if everything else limit)
-    show_adapters(out, page)
+    show_adapters(out, page, nothing="No adapter fits." if filters else NO_ADAPTERS)
     if len(page) == limit and not everything:
         out.note(f"The newest {limit}; --all shows all of them.")
 
@@ -89,6 +90,7 @@ def df(*, store: AdapterStore, out: Output) -> None:
             Column("pinned_bytes", "pinned", size, right=True),
             Column("reclaimable_bytes", "reclaimable", size, right=True),
         ],
+        nothing=NO_ADAPTERS,
     )
 
 
@@ -118,6 +120,7 @@ def history(
             Column("actor", "actor"),
             Column("at", "age", ago, right=True),
         ],
+        nothing="Nothing has been changed yet.",
     )
 
 

@@ -119,7 +119,8 @@ def alias_rm(*, store: AdapterStore, out: Output, name: str, dry_run: bool, tena
 def alias_list(*, store: AdapterStore, out: Output, tenant: str | None) -> None:
     """List the aliases and what they name now."""
     spans = store.aliases.current(tenant=tenant)
-    out.table([dataclasses.asdict(span) for span in spans], _SPAN_COLUMNS)
+    nothing = "No aliases; give one with: t2l adapters alias set NAME REF"
+    out.table([dataclasses.asdict(span) for span in spans], _SPAN_COLUMNS, nothing=nothing)
 
 
 @alias.command("history")

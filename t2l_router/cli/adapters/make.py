@@ -103,7 +103,8 @@ def search(
     ]
     found, *others = columns(out)
     score = Column("score", "score", lambda value: f"{value:.3f}", right=True)
-    out.table(rows, [found, score, *others])
+    nothing = "No adapter that could be found has a description; t2l adapters create makes one."
+    out.table(rows, [found, score, *others], nothing=nothing)
 
 
 def _find(settings: Settings, text: str, *, tenant: str, k: int) -> list[Hit]:

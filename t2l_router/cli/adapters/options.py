@@ -96,9 +96,15 @@ def fields(record: AdapterRecord) -> dict[str, object]:
     return {"id": values.pop("id"), **values, **lineage}
 
 
-def show_adapters(out: Output, records: Iterable[AdapterRecord], *extra: Column) -> None:
-    """Print adapters as a table, with more columns before the last."""
-    out.table([fields(record) for record in records], [*columns(out), *extra, _age_column()])
+NO_ADAPTERS = "No adapters; chats with a task write them, and so does: t2l adapters create TASK"
+
+
+def show_adapters(
+    out: Output, records: Iterable[AdapterRecord], *, nothing: str | None = None
+) -> None:
+    """Print adapters as a table; *nothing* is as for `Output.table`."""
+    rows = [fields(record) for record in records]
+    out.table(rows, [*columns(out), _age_column()], nothing=nothing)
 
 
 def columns(out: Output) -> list[Column]:

@@ -262,6 +262,25 @@ def test_changes_are_told_in_a_line(store):
     assert (shown | whole, whole["pinned"]) == (shown, True)
 
 
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["list"], "t2l adapters create"),
+        (["list", "-f", "tag=mail"], "No adapter fits."),
+        (["df"], "t2l adapters create"),
+        (["history"], "Nothing has been changed yet."),
+        (["alias", "list"], "t2l adapters alias set NAME REF"),
+    ],
+)
+def test_empty_library(store, args, told):
+    """Where there is nothing to list, what makes something is said."""
+    result = t2l(*args, "--format", "human")
+
+    assert (result.stdout, len(result.stderr.splitlines())) == ("", 1)
+    assert told in result.stderr
+    assert t2l(*args, "--format", "json").output == "[]\n"
+
+
 def test_export(store, tmp_path):
     """An export is a whole PEFT directory or zip file; a dry name takes the id."""
     record = add(store)

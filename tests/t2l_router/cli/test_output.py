@@ -66,6 +66,21 @@ def test_table_json(capsys):
     assert second["path"] is None
 
 
+def test_empty_table(capsys):
+    """People read that there is nothing; programs get an empty list, or the titles alone."""
+    told = {}
+    for style in ("human", "auto", "json", "quiet"):
+        Output(style).table([], COLUMNS, nothing="No adapters; make one.")
+        told[style] = tuple(capsys.readouterr())
+
+    assert told == {
+        "human": ("", "No adapters; make one.\n"),
+        "auto": ("ID\tSIZE\n", "No adapters; make one.\n"),
+        "json": ("[]\n", ""),
+        "quiet": ("", ""),
+    }
+
+
 def test_table_quiet(capsys):
     """Quiet prints the first column alone."""
     Output("quiet").table(ROWS, COLUMNS)

@@ -16,6 +16,7 @@ from adapters_store.records import SERVED_STATES, Hit
 from adapters_store.schema import adapters, descriptions, embeddings
 
 _CANDIDATES_PER_HIT = 8
+_QUANTISED_BY = 0.02  # more than an index's score differs from the exact one
 _SQL_PARAMETERS = 10_000  # well below both databases' limits
 
 _CANDIDATES = (
@@ -49,6 +50,7 @@ def search(
     encoder: str,
     hypernet_id: str | None,
     k: int,
+    at_least: float,
 ) -> list[Hit]:
     """The *k* nearest adapters, nearest first; `AdapterStore.search` says what counts."""
     tenants = (tenant, SHARED)
@@ -64,8 +66,11 @@ def search(
             rows = connection.execute(statement, parameters).all()
             hits = _hits(connection, rows, query, k)
         # Too few adapters that count among the candidates (many are deleted or another
-        # hypernetwork's, or one has many descriptions): look further, until the index has no more.
+        # hypernetwork's, or one has many descriptions): look further, until the index has no more
+        # or what it has is too far away to matter.
         if len(hits) >= k or len(candidates) < wanted or wanted >= _SQL_PARAMETERS:
+            return hits
+        if candidates[-1].score < at_least - _QUANTISED_BY:
             return hits
         wanted = min(wanted * _CANDIDATES_PER_HIT, _SQL_PARAMETERS)
     return []

@@ -244,6 +244,7 @@ class AdapterStore:
         encoder: str,
         hypernet_id: str | None = None,
         k: int = 5,
+        at_least: float = -1.0,
     ) -> list[Hit]:
         """
         The *k* adapters whose nearest description is nearest to a task embedding.
@@ -256,6 +257,8 @@ class AdapterStore:
             hypernet_id: Leave out what other hypernetworks wrote, unless it was imported,
                 approved, pinned or given an alias; None leaves nothing out.
             k: How many adapters at most.
+            at_least: Cosine below which no adapter is worth looking further for, in [-1, 1] or
+                infinite; those that are found on the way are returned all the same.
 
         Returns:
             Nearest first; quarantined and deleted adapters are never among them.
@@ -273,6 +276,7 @@ class AdapterStore:
             encoder=encoder,
             hypernet_id=hypernet_id,
             k=k,
+            at_least=at_least,
         )
 
     def exact(

@@ -90,8 +90,10 @@ class Library:
         """The adapter that this very text led to before, if this hypernetwork still does."""
         return await self.calls.run(lambda store: self._exact(store, text, tenant))
 
-    async def search(self, embedding: NDArray[np.float32], *, tenant: str) -> list[Hit]:
-        """The nearest adapters."""
+    async def search(
+        self, embedding: NDArray[np.float32], *, tenant: str, at_least: float
+    ) -> list[Hit]:
+        """The nearest adapters; those that score less than *at_least* may be missing."""
         identity = self.identity
         return await self.calls.run(
             lambda store: store.search(
@@ -100,6 +102,7 @@ class Library:
                 base=identity.base,
                 encoder=identity.encoder,
                 hypernet_id=identity.hypernet_id,
+                at_least=at_least,
             )
         )
 

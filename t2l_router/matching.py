@@ -202,7 +202,9 @@ class Matcher:
         hits: list[Hit] = []
         if not task.is_alone:
             with timed(timing_ms, "search"):
-                hits = await self._library.search(embedding, tenant=tenant)
+                hits = await self._library.search(
+                    embedding, tenant=tenant, at_least=thresholds.least_score
+                )
         decision = policy.decide(task.text, hits, tenant=tenant, thresholds=thresholds)
         return _Query(tenant, task, decision, embedding, tuple(hits))
 

@@ -39,6 +39,12 @@ class Thresholds:
     encoder: str = ""
     hypernet_id: str = ""
 
+    @property
+    def least_score(self) -> float:
+        """Adapters that score less change no decision."""
+        near = self.score - max(0.0, self.margin) if math.isfinite(self.score) else math.inf
+        return min(self.verify_score, near)
+
 
 UNCALIBRATED = Thresholds(score=math.inf, margin=math.inf, verify_score=math.inf, max_distance=0.0)
 """For encoders and hypernetworks nobody has measured: only the very same text reuses."""

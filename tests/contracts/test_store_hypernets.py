@@ -1,5 +1,7 @@
 """Which adapters a text leads to when several hypernetworks write into one library."""
 
+import math
+
 import pytest
 
 from adapters_store import AdapterStore, Lineage
@@ -50,6 +52,37 @@ def test_texts_lead_to_the_hypernetwork_that_asks(store):
     assert (near(store, "old"), near(store, "new")) == ([old], [new])
     assert near(store, None) == [old, new]
     assert led_to(store, None) == new
+
+
+@pytest.mark.parametrize(("at_least", "n_looks"), [(-1.0, 2), (0.9, 1), (math.inf, 1)])
+def test_others_are_stepped_over_while_it_matters(store, at_least, n_looks):
+    """A search looks past another hypernetwork's adapters, but not for what is too far away."""
+    # The first look of a search for one adapter takes eight candidates.
+    near_by = [add(store, seed, OLD, text=f"{TEXT}, {seed}") for seed in range(1, 5)]
+    for seed in range(5, 15):
+        add(store, seed, OLD, text=f"Other {seed}", near=seed)
+    looks = []
+    look = store.index.search
+    store.index.search = lambda *args: looks.append(args) or look(*args)
+
+    query = {"embedding": make_embedding(1), "k": 1, **SCOPE}
+    assert store.search(hypernet_id="new", at_least=at_least, **query) == []
+
+    assert len(looks) == n_looks
+    (found,) = store.search(hypernet_id="old", at_least=at_least, **query)
+    assert found.adapter.id in near_by
+
+
+def test_adapters_behind_others_are_found(store):
+    """Nearer ones of another hypernetwork hide nothing that is near enough."""
+    for seed in range(1, 12):
+        add(store, seed, OLD, text=f"{TEXT}, {seed}")
+    own = add(store, 20, NEW, text=f"{TEXT} in full")
+
+    query = {"embedding": make_embedding(1), "k": 1, **SCOPE}
+    (found,) = store.search(hypernet_id="new", at_least=0.99, **query)
+
+    assert found.adapter.id == own
 
 
 def test_examples_lead_to_the_hypernetwork_that_asks(store):

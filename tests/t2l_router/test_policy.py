@@ -205,6 +205,26 @@ def test_order_of_hits_changes_nothing(orders, thresholds) -> None:
     assert choose(one, thresholds) == choose(two, thresholds) == choose(one, thresholds)
 
 
+@given(HITS, LIMITS, st.booleans())
+def test_far_hits_change_nothing(hits, thresholds, may_generate) -> None:
+    """What scores less than the least score may be missing: the same serves."""
+    near = [hit for hit in hits if hit.score >= thresholds.least_score - 1e-9]
+
+    all_of_them = choose(hits, thresholds, may_generate=may_generate)
+    few = choose(near, thresholds, may_generate=may_generate)
+
+    assert type(few) is type(all_of_them)
+    if isinstance(few, Reuse):
+        assert few.adapter_id == all_of_them.adapter_id
+    if isinstance(few, Verify):
+        assert few.match.adapter_id == all_of_them.match.adapter_id
+
+
+def test_unmeasured_thresholds_need_no_hits() -> None:
+    """Where only equal texts reuse, no score is worth looking for."""
+    assert math.inf == policy.UNCALIBRATED.least_score
+
+
 @given(HITS, LIMITS)
 def test_contradicted_is_never_reused(hits, thresholds) -> None:
     """With a finding there is neither reuse nor comparison."""

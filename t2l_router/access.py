@@ -166,7 +166,8 @@ class Access:
         key = await self._key(secret.strip())
         if scope not in key.scopes:
             raise KeyLacksScope(
-                f"key {key.id} has no scope {scope!r}; its: {', '.join(key.scopes)}"
+                f"key {key.id} has no scope {scope!r}, it has {', '.join(key.scopes)}; "
+                f"one that does: t2l keys create TENANT --scope {scope}"
             )
         self._used_keys[key.id] = datetime.now(UTC)
         return Principal(key.tenant, key.scopes, key.id)

@@ -183,7 +183,8 @@ def _locate(name: str, revision: str | None) -> Path:
     except (HfHubHTTPError, OSError) as error:
         why = str(error).partition("\n")[0]
         raise ModelUnavailable(
-            f"{name!r} is neither a checkpoint directory nor a reachable hub repository: {why}"
+            f"{name!r} is none of {', '.join(SHIPPED)}, and neither a checkpoint directory nor a "
+            f"reachable hub repository: {why}"
         ) from None
 
 

@@ -54,7 +54,9 @@ def list_(out: Output) -> None:
     names = models.installed(_cache_dir())
     absent = [known.short_name for known in models.KNOWN_MODELS if known.name not in names]
     pull = f"{', '.join(absent)} (t2l models pull NAME)"
-    out.table([_row(name) for name in names], _COLUMNS, nothing=f"{_NONE} Not pulled: {pull}")
+    # All of it fits into 80 columns without the source, which `show` has.
+    columns = _COLUMNS[:-1] if out.is_human else _COLUMNS
+    out.table([_row(name) for name in names], columns, nothing=f"{_NONE} Not pulled: {pull}")
     if names and absent and out.is_human:
         out.note(f"Not pulled: {pull}")
 

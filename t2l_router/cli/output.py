@@ -184,7 +184,7 @@ class Output:
             max([len(column.title), *(line[i].cell_len for line in cells)])
             for i, column in enumerate(columns)
         ]
-        _squeeze(widths, columns, console.width - 2 * len(widths))
+        _squeeze(widths, columns, console.width - 2 * (len(widths) - 1))
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for column, width in zip(columns, widths, strict=True):
             justify: Literal["left", "right"] = "right" if column.right else "left"
@@ -258,7 +258,7 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(str, value)) or "-"
     if isinstance(value, Mapping):
         return json.dumps(_finite(value), ensure_ascii=False, default=_plain)
     if isinstance(value, float):

@@ -106,7 +106,7 @@ async def test_wrong_secret(access, store):
 async def test_scope(access, store):
     """A chat key runs no library."""
     _, secret = store.keys.create("acme")
-    with pytest.raises(KeyLacksScope):
+    with pytest.raises(KeyLacksScope, match=r"it has chat; one that does: .* --scope admin"):
         await access.principal(f"Bearer {secret}", "admin")
 
 

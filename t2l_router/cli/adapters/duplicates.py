@@ -82,7 +82,9 @@ def dedupe(
         ],
     )
     count = sum(len(cluster.merge) for cluster in clusters)
-    if act and not dry_run and count:
+    if not count:
+        out.note("No adapters do the same.")
+    elif act and not dry_run:
         confirm(f"Merge {count} adapters into {len(clusters)}?", yes=yes)
         for cluster in clusters:
             store.dedupe.merge(cluster)

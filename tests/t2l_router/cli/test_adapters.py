@@ -281,6 +281,14 @@ def test_empty_library(store, args, told):
     assert t2l(*args, "--format", "json").output == "[]\n"
 
 
+def test_dedupe_without_duplicates(store):
+    """Where there is nothing to merge, nothing is offered."""
+    add(store)
+
+    for args in (["dedupe"], ["dedupe", "--apply"]):
+        assert t2l(*args).stderr == "No adapters do the same.\n"
+
+
 def test_export(store, tmp_path):
     """An export is a whole PEFT directory or zip file; a dry name takes the id."""
     record = add(store)

@@ -81,6 +81,17 @@ def test_pull_what_no_source_has(cache: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_list_fits_a_terminal(cache: Path) -> None:
+    """People read all of a model's state and licence in 80 columns."""
+    t2l("pull", "tiny")
+
+    shown = t2l("list", "--format", "human").stdout
+
+    assert "…" not in shown
+    assert "packages" not in shown
+    assert "packages" in t2l("list").stdout
+
+
 def test_damaged_model(cache: Path) -> None:
     """Damage is reported for each model, exits with 5, and a pull repairs it."""
     t2l("pull", "tiny")

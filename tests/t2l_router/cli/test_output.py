@@ -34,6 +34,21 @@ def test_table_fits_80_columns(capsys):
     assert "…" in lines[1]
 
 
+def test_table_uses_all_of_80_columns(capsys):
+    """What fits into 80 columns is whole."""
+    row = {"id": "t2l-1", "text": "x" * 73}
+    Output("human").table([row], [Column("id", "id"), Column("text", "text")])
+
+    assert capsys.readouterr().out.splitlines()[1] == f"t2l-1  {row['text']}"
+
+
+def test_record_without_values(capsys):
+    """An empty list is told as nothing is."""
+    Output("auto").record({"tags": [], "source": None})
+
+    assert capsys.readouterr().out == "tags\t-\nsource\t-\n"
+
+
 def test_narrow_table(capsys, monkeypatch):
     """Where there is little room texts are cut, what names a row and numbers are not."""
     monkeypatch.setenv("COLUMNS", "44")

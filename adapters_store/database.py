@@ -254,11 +254,11 @@ def _named_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        message = str(error.orig).lower()
+        told = " ".join(str(error.orig).split())  # psycopg's go on in a second line
         for needle, kind, meaning in _MEANINGS:
-            if needle in message:
-                raise kind(f"{meaning} ({error.orig})") from error
-        raise StoreError(f"database error: {error.orig}") from error
+            if needle in told.lower():
+                raise kind(f"{meaning} ({told})") from error
+        raise StoreError(f"database error: {told}") from error
     except SQLAlchemyError as error:
         raise StoreError(f"database error: {error}") from error
     except UnicodeEncodeError as error:  # half of a surrogate pair

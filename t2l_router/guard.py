@@ -52,7 +52,8 @@ class Finding:
     two: str
 
     def __str__(self) -> str:
-        return f"{self.kind} differ: {self.one} vs {self.two}"
+        differ = "differ" if self.kind.endswith("s") else "differs"
+        return f"{self.kind} {differ}: {self.one} vs {self.two}"
 
 
 def contradictions(one: str, two: str) -> tuple[Finding, ...]:

@@ -134,15 +134,13 @@ class Output:
             self._draw(rows, columns)
 
     def record(self, record: Mapping[str, object]) -> None:
-        """Print one thing, a field a line; ``quiet`` prints its first field alone."""
+        """Print one thing, a field a line, below it its own; ``quiet`` prints the first alone."""
         if self.style == "json":
             self.json(record)
         elif self.style == "quiet":
             self._lines([[str(next(iter(record.values())))]])
         elif self.is_human:
-            width = max(map(len, record), default=0) + 2
-            for key, value in record.items():
-                click.echo(f"{key:<{width}}{_text(value)}")
+            _spell(record)
         else:
             self._lines([[key, _text(value)] for key, value in record.items()])
 
@@ -199,6 +197,17 @@ class Output:
         for line in cells:
             table.add_row(*line)
         console.print(table)
+
+
+def _spell(record: Mapping[str, object], indent: str = "") -> None:
+    """Print a field a line, and a field's own fields below it."""
+    width = max(map(len, record), default=0) + 2
+    for key, value in record.items():
+        if isinstance(value, Mapping) and value:
+            click.echo(f"{indent}{key}")
+            _spell(value, f"{indent}  ")
+        else:
+            click.echo(f"{indent}{key:<{width}}{_text(value)}")
 
 
 def _squeeze(widths: list[int], columns: Sequence[Column], room: int) -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2l_router.guard import contradictions
+from t2l_router.guard import Finding, contradictions
 from t2l_router.guard_words import OPPOSITES
 
 VOCABULARY = (
@@ -92,6 +92,7 @@ def test_finding_explains_itself() -> None:
     (finding,) = contradictions("List 3 rivers of Europe.", "Please list five European rivers.")
 
     assert str(finding) == "numbers differ: 3 vs 5"
+    assert str(Finding("direction", "a to b", "b to a")) == "direction differs: a to b vs b to a"
 
 
 @given(TEXTS)

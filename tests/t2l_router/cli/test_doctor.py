@@ -54,6 +54,7 @@ def test_a_library_that_cannot_be_opened(doctor, monkeypatch):
     assert [name for name, check in checks.items() if not check["ok"]] == ["library"]
     assert "can't be reached" in checks["library"]["found"]
     assert "secret" not in checks["library"]["found"]
+    assert "\n" not in checks["library"]["found"]
 
 
 def test_nothing_is_cut(tmp_path, monkeypatch):

@@ -49,6 +49,23 @@ def test_record_without_values(capsys):
     assert capsys.readouterr().out == "tags\t-\nsource\t-\n"
 
 
+def test_record_within_a_record(capsys):
+    """People read a field's own fields below it; lines for programs stay one a field."""
+    record = {"decision": "exact", "nearest": {"adapter": "t2l-1", "score": 0.5}, "task": {}}
+    Output("human").record(record)
+    people = capsys.readouterr().out
+    Output("auto").record(record)
+
+    assert people.splitlines() == [
+        "decision  exact",
+        "nearest",
+        "  adapter  t2l-1",
+        "  score    0.5",
+        "task      {}",
+    ]
+    assert 'nearest\t{"adapter": "t2l-1", "score": 0.5}\n' in capsys.readouterr().out
+
+
 def test_narrow_table(capsys, monkeypatch):
     """Where there is little room texts are cut, what names a row and numbers are not."""
     monkeypatch.setenv("COLUMNS", "44")

@@ -42,7 +42,7 @@ def verify(*, store: AdapterStore, out: Output) -> None:
             Column("subject", "subject"),
             Column("kind", "kind"),
             Column("size_bytes", "size", size, right=True),
-            Column("detail", "detail"),
+            Column("detail", "detail", wraps=True),
         ],
     )
     out.note(
@@ -105,7 +105,7 @@ def prune(
             Column("tenant", "tenant"),
             Column("action", "action"),
             Column("size_bytes", "size", size, right=True),
-            Column("reason", "reason"),
+            Column("reason", "reason", wraps=True),
         ],
     )
     freed = sum(step.size_bytes for step in steps if step.action != "delete")

@@ -310,6 +310,7 @@ def test_verify(store):
     weights = store.directory(record.id, tenant="local") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
 
+    assert "…" not in t2l("verify", "--format", "human", code=5).stdout
     result = t2l("verify", "--format", "json", code=5)
     assert [(p["subject"], p["kind"]) for p in json.loads(result.stdout)] == [
         (record.id, "corrupt")
@@ -324,6 +325,8 @@ def test_prune(store):
 
     plan = t2l("prune", "--purge-after", "0s", "--dry-run", "--format", "quiet").stdout
     assert plan == f"{record.id}\n"
+    shown = t2l("prune", "--purge-after", "0s", "--dry-run", "--format", "human").stdout
+    assert "…" not in shown
     assert "Say -y" in t2l("prune", "--purge-after", "0s", code=2).stderr
     assert "Freed 1.0 KiB in 1 steps." in t2l("prune", "--purge-after", "0s", "-y").stderr
 

@@ -57,6 +57,7 @@ class ContextTrainer(Trainer):
             seed=recipe.seed,
             plain=recipe.plain,
             terse=recipe.terse,
+            twins=recipe.agree > 0,
         )
 
     def _batches(self, steps: range) -> Iterable[Batch]:

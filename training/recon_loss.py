@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from t2l_router.hypernet import LoraPair
+from training.delta_w import inner, squares
 from training.oracle_file import Oracles
 
 Space = Literal["z-score", "delta-w"]
@@ -36,7 +37,7 @@ class Targets(nn.Module):
                 self.register_buffer(f"{name}_{side}_mean", spread.mean(0))
                 std = spread.std(0, correction=0).clamp_min(_LEAST_STD)
                 self.register_buffer(f"{name}_{side}_std", std)
-            norms = _squares(self._pair(name)).sqrt()  # [N, L]
+            norms = squares(self._pair(name)).sqrt()  # [N, L]
             self.register_buffer(f"{name}_norm", norms)
 
     def stats_a(self, name: str) -> tuple[Tensor, Tensor]:
@@ -91,9 +92,9 @@ class Targets(nn.Module):
                 (pair.lora_B, target.lora_B, self.stats_b(name)[1]),
             ):
                 l1 += ((mine - theirs).abs() / std).flatten(1).mean(1) / (2 * len(self._names))
-            cross = _inner(pair, target).sum(-1)
-            apart += _squares(pair).sum(-1) + _squares(target).sum(-1) - 2 * cross
-            size += _squares(target).sum(-1)
+            cross = inner(pair, target).sum(-1)
+            apart += squares(pair).sum(-1) + squares(target).sum(-1) - 2 * cross
+            size += squares(target).sum(-1)
         # A target that was never trained is zero, and nothing is a share of it.
         relative = (apart.clamp_min(0) / size).sqrt().where(size > 0, nan)
         return {"z_score_l1": l1, "delta_w": relative}
@@ -103,12 +104,3 @@ class Targets(nn.Module):
         if rows is not None:
             a, b = a[rows], b[rows]
         return LoraPair(a.float(), b.float())
-
-
-def _inner(one: LoraPair, two: LoraPair) -> Tensor:
-    """Inner products of unscaled delta-W, ``[T, L]``, without forming them."""
-    return ((one.lora_B.mT @ two.lora_B) * (one.lora_A @ two.lora_A.mT)).sum((-2, -1))
-
-
-def _squares(pair: LoraPair) -> Tensor:
-    return _inner(pair, pair).clamp_min(0)

@@ -16,6 +16,7 @@ from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.hypernet import Hypernet
 from training.baselines import SharedAdapter
 from training.data import Pack
+from training.delta_w import squares
 from training.oracles import TaskAdapters
 from training.trainer import Trainer
 from training.tuning import TunedHypernet
@@ -83,9 +84,8 @@ def _largest_norm(hypernet: Hypernet | ContextHypernet, embeddings: Tensor | Rea
     largest = 0.0
     for rows in _parts(embeddings):
         for pair in hypernet(rows).values():
-            a, b = pair.lora_A, pair.lora_B
-            squares = ((b.mT @ b) * (a @ a.mT)).sum((-2, -1))
-            largest = max(largest, hypernet.config.lora.scaling * squares.max().sqrt().item())
+            norm = squares(pair).max().sqrt().item()
+            largest = max(largest, hypernet.config.lora.scaling * norm)
     return largest
 
 

@@ -32,12 +32,12 @@ _BEFORE_LABELS = 190  # tokens of a description that says labels, too
 @dataclass(frozen=True)
 class ContextBatch(Batch):
     """
-    A batch with what is to be read of each row's task; rows told by a description alone have twins.
+    A batch with what is to be read of each row's task.
 
     Args:
-        context_ids: ``[T + M, C]`` int64.
-        context_positions: ``[T + M, C]`` int64, starting over with each segment.
-        context_kinds: ``[T + M, C]`` int64, what each token is.
+        context_ids: ``[T, C]`` int64.
+        context_positions: ``[T, C]`` int64, starting over with each segment.
+        context_kinds: ``[T, C]`` int64, what each token is.
     """
 
     context_ids: torch.Tensor
@@ -122,7 +122,7 @@ class ContextSampler(Sampler):
         input_ids = np.zeros(self._shape, np.int64)
         position_ids = np.broadcast_to(np.arange(row_tokens), self._shape).copy()
         embeddings = np.zeros((n_tasks, self._pack.embeddings.shape[1]), np.float32)
-        labels, chosen, groups, twins, real = [], [], [], [], 0
+        labels, chosen, groups, real = [], [], [], 0
         for row, task in enumerate(map(int, tasks)):
             wording = self._wording(task, rng)
             shots = self._shots(task, rng) if rng.random() < self._shares.shown else []
@@ -149,13 +149,6 @@ class ContextSampler(Sampler):
                 turns = [(prompt, self._say(said, wording)) for prompt, said in parts]
                 group.append(shown(turns, self._seam))
             groups.append(group)
-            if self._twins and not shots and not wording:
-                twins.append(row)
-        also = [self._chosen(int(tasks[row]), rng) for row in twins]
-        for row, description in zip(twins, also, strict=True):
-            groups.append(
-                self._told(int(tasks[row]), description, rng, _Wording({}, None), alone=True)
-            )
         weights = [np.full(len(at), weight, np.float32) for at, _, weight in labels]
         return ContextBatch(
             torch.from_numpy(input_ids),
@@ -163,9 +156,8 @@ class ContextSampler(Sampler):
             torch.from_numpy(np.concatenate([at for at, _, _ in labels])),
             torch.from_numpy(np.concatenate([ids for _, ids, _ in labels])),
             torch.from_numpy(np.concatenate(weights)),
-            torch.from_numpy(np.concatenate([embeddings, self._pack.embeddings[also]])),
-            tuple(chosen + also),
-            torch.tensor(twins, dtype=torch.int64),
+            torch.from_numpy(embeddings),
+            tuple(chosen),
             real,
             *lay_out(groups, self._shares.context),
         )

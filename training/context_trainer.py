@@ -57,7 +57,6 @@ class ContextTrainer(Trainer):
             seed=recipe.seed,
             plain=recipe.plain,
             terse=recipe.terse,
-            twins=recipe.agree > 0,
         )
 
     def _batches(self, steps: range) -> Iterable[Batch]:

@@ -79,9 +79,8 @@ class Batch:
         label_at: ``[K]`` int64, flat positions whose next token is an answer's.
         labels: ``[K]`` int64, those next tokens.
         weights: ``[K]`` float32, sum 1: tasks weigh the same, and in them examples.
-        embeddings: ``[T + M, D]`` float32, one description's embedding a task, then twins.
-        descriptions: T + M indices: which of the pack's descriptions those are.
-        twins: ``[M]`` int64, the rows of whose tasks the last M are further descriptions.
+        embeddings: ``[T, D]`` float32, one description's embedding a task.
+        descriptions: T indices: which of the pack's descriptions those are.
         real_tokens: Tokens that aren't filler.
     """
 
@@ -92,7 +91,6 @@ class Batch:
     weights: torch.Tensor
     embeddings: torch.Tensor
     descriptions: tuple[int, ...]
-    twins: torch.Tensor
     real_tokens: int
 
     def to(self, device: torch.device) -> "Batch":
@@ -117,7 +115,6 @@ class Sampler:
         terse: Share of rows whose description is a terse one.
         mix: Share of rows whose embedding lies between two descriptions of the task.
         seed: Of the run.
-        twins: Give each row's task a second description.
     """
 
     def __init__(
@@ -130,12 +127,10 @@ class Sampler:
         terse: float = 0.35,
         mix: float = 0.0,
         seed: int = 0,
-        twins: bool = False,
     ) -> None:
         self._pack = pack
         self._shape = (tasks_per_step, row_tokens)
         self._plain, self._terse, self._mix, self._seed = plain, terse, mix, seed
-        self._twins = twins
         self._examples = [groups_of(pack.tasks, pack.kinds, kind) for kind in (PLAIN, INSTRUCTED)]
         self._descriptions = [
             groups_of(pack.embedding_tasks, pack.terse, style) for style in (RICH, TERSE)
@@ -168,10 +163,6 @@ class Sampler:
                 at += size
             position_ids[row, at:] = np.arange(row_tokens - at)
             real += at
-        embeddings, described = self._describe(tasks, rng)
-        # Drawn last, so that runs with and without twins see the same rows.
-        twins = tasks if self._twins else tasks[:0]
-        further, also = self._describe(twins, rng)
         return Batch(
             torch.from_numpy(input_ids),
             torch.from_numpy(position_ids),
@@ -180,9 +171,7 @@ class Sampler:
             torch.from_numpy(
                 np.concatenate([np.full(len(at), w, np.float32) for at, _, w in labels])
             ),
-            torch.cat([embeddings, further]),
-            described + also,
-            torch.arange(len(twins)),
+            *self._describe(tasks, rng),
             real,
         )
 
@@ -209,7 +198,7 @@ class Sampler:
     def _describe(
         self, tasks: NDArray[np.int64], rng: np.random.Generator
     ) -> tuple[torch.Tensor, tuple[int, ...]]:
-        chosen = np.array([self._description(int(task), rng) for task in tasks], np.int64)
+        chosen = np.array([self._description(int(task), rng) for task in tasks])
         rows = self._pack.embeddings[chosen]
         for row, task in enumerate(tasks):
             if rng.random() < self._mix:

@@ -24,8 +24,6 @@ class Recipe:
         mix: Share of rows whose embedding lies between two descriptions of the task.
         distil: Weight of the base model's own answers with the row's earlier examples in its prompt
             as the target, beside the right answers.
-        agree: Weight of how far apart adapters of two descriptions of a task lie, as a share of how
-            far apart those of two tasks do.
         seed: Of everything drawn.
     """
 
@@ -43,7 +41,6 @@ class Recipe:
     terse: float = 0.35
     mix: float = 0.0
     distil: float = 0.0
-    agree: float = 0.0
     seed: int = 0
 
     def rate(self, step: int) -> float:

@@ -74,11 +74,13 @@ def _values(scores: Mapping[str, float]) -> NDArray[np.float64]:
 
 
 def _share(name: str, rows: Mapping[str, Mapping[str, float]]) -> str:
-    """A system's mean in per cent of the oracle's, on the benchmarks that have an oracle."""
-    if name == "oracle" or "oracle" not in rows:
+    """A system's mean in per cent of its oracles', on the benchmarks that have an oracle."""
+    oracle = f"oracle, {name.partition(', ')[2]}"
+    oracle = oracle if oracle in rows else "oracle"
+    if name.startswith("oracle") or oracle not in rows:
         return ""
-    common = [task for task in rows["oracle"] if task in rows[name]]
-    mine, theirs = (np.array([rows[which][task] for task in common]) for which in (name, "oracle"))
+    common = [task for task in rows[oracle] if task in rows[name]]
+    mine, theirs = (np.array([rows[which][task] for task in common]) for which in (name, oracle))
     return ratio(mine, theirs)
 
 
@@ -88,8 +90,11 @@ def _rows(documents: Iterable[Document], metric: str) -> dict[str, dict[str, flo
     for document in documents:
         label = document["setup"].get("label", "")
         for system, scores in document["metrics"].items():
-            # Only the hypernetwork's own systems depend on what the label names.
-            name = f"{system}, {label}" if label and system.startswith("t2l") else system
             found = {task: one[metric] for task, one in scores["per_task"].items()}
+            # Only the hypernetwork's own systems depend on what the label names; and oracles, where
+            # they were trained once more.
+            others = system == "oracle" and rows.get(system, found) != found
+            own = system.startswith("t2l") or others
+            name = f"{system}, {label}" if label and own else system
             rows.setdefault(name, found)
     return rows

@@ -21,14 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own idiom
 
 from t2l_router.errors import ConfigError
-from t2l_router.hypernet import LoraPair
-from training.agreement import disagreement
 from training.base import AdaptedBase
 from training.data import Batch, Pack, Sampler
 from training.distillation import in_context_divergence
 from training.recipe import Recipe
-
-_APART = 0.25  # share of the steps until adapters of a task are pulled together with full weight
 
 
 class Trainer:
@@ -63,9 +59,7 @@ class Trainer:
         self._sampler = self._new_sampler()
         self._validation = None
         if validation is not None:
-            self._validation = _sampler(
-                validation, recipe, plain=1.0, terse=0.5, mix=0.0, twins=False
-            )
+            self._validation = _sampler(validation, recipe, plain=1.0, terse=0.5, mix=0.0)
 
     def run(
         self, *, until: int | None = None, on_step: Callable[["Trainer", float], None] | None = None
@@ -119,7 +113,7 @@ class Trainer:
         return _prefetch(self._sampler, steps)
 
     def _new_sampler(self) -> Sampler:
-        return _sampler(self.pack, self.recipe, twins=self.recipe.agree > 0)
+        return _sampler(self.pack, self.recipe)
 
     def _embed(self, batch: Batch) -> Tensor:
         return batch.embeddings
@@ -141,9 +135,7 @@ class Trainer:
         self._optimiser.step()
 
     def _loss(self, batch: Batch, embeddings: Tensor) -> Tensor:
-        written = self.source(embeddings)
-        rows = len(batch.input_ids)
-        pairs = {n: LoraPair(p.lora_A[:rows], p.lora_B[:rows]) for n, p in written.items()}
+        pairs = self.source(embeddings)
         inputs = (batch.input_ids, batch.position_ids, batch.label_at)
         if self.recipe.distil and self.source.training:
             logits = self.base(pairs, *inputs)
@@ -152,14 +144,7 @@ class Trainer:
             losses = torch.lerp(losses, divergences, self.recipe.distil)
         else:
             losses = self.base.losses(pairs, *inputs, batch.labels)
-        loss = (losses * batch.weights).sum()
-        if len(batch.twins):
-            loss = loss + self._agree() * disagreement(written, batch.twins, rows)
-        return loss
-
-    def _agree(self) -> float:
-        """Little at first: adapters of different tasks must have come apart."""
-        return self.recipe.agree * min(1.0, self.step / (_APART * self.recipe.steps))
+        return (losses * batch.weights).sum()
 
     @torch.no_grad()
     def validate(self, *, batches: int = 4) -> float | None:
@@ -244,13 +229,12 @@ class Trainer:
             parameter.copy_(values[name])
 
 
-def _sampler(pack: Pack, recipe: Recipe, *, twins: bool, **changes: float) -> Sampler:
+def _sampler(pack: Pack, recipe: Recipe, **changes: float) -> Sampler:
     return Sampler(
         pack,
         tasks_per_step=recipe.tasks_per_step,
         row_tokens=recipe.row_tokens,
         seed=recipe.seed,
-        twins=twins,
         **{"plain": recipe.plain, "terse": recipe.terse, "mix": recipe.mix, **changes},
     )
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from t2l_router import checkpoint, policy
-from t2l_router.context import ANSWER, DESCRIPTION, Reading
+from t2l_router.context import ANSWER, DESCRIPTION, FILLER, Reading
 from t2l_router.context_hypernet import ContextHypernet
 from t2l_router.errors import ConfigError
 from t2l_router.generator import AdapterGenerator
 from t2l_router.hypernet import Hypernet
 from t2l_router.lora import ModuleShape
-from t2l_router.mean_hypernet import MeanHypernet
+from t2l_router.mean_hypernet import SENTENCE_MOST, MeanHypernet
 from t2l_router.reader import ReaderConfig
 from tests.specs import config, spec
 
@@ -80,6 +80,21 @@ def test_who_cannot_take_all_of_it_has_no_say() -> None:
         torch.testing.assert_close(written[name][1:], other[name][1:])
     torch.testing.assert_close(written["o_proj"][0], other["o_proj"][0] / 2)
     torch.testing.assert_close(written["o_proj"][1:], other["o_proj"][1:])
+
+
+def test_instructions_are_left_to_those_who_read_them() -> None:
+    """An embedding holds a sentence; of longer texts those that read tokens write alone."""
+    sentence, reader = embedding_net(0), reading_net()
+    embeddings = known().embeddings[:1].expand(2, -1)
+    kinds = torch.full((2, SENTENCE_MOST + 1), DESCRIPTION)
+    kinds[0, -1] = FILLER  # one as long as may be, one longer
+    read = Reading(embeddings, torch.randn(2, SENTENCE_MOST + 1, READER.raw), kinds)
+    written = deltas(MeanHypernet([sentence, reader]), read)
+
+    one, other = deltas(sentence, embeddings), deltas(reader, read)
+    for name in one:
+        torch.testing.assert_close(written[name][0], (one[name] + other[name])[0] / 2)
+        torch.testing.assert_close(written[name][1], other[name][1])
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,21 @@ def test_benchmarks_share_a_table(tmp_path) -> None:
     assert "## Scaling" not in text
 
 
+def test_oracles_trained_once_more_stand_beside_the_first(tmp_path) -> None:
+    """A reconstruction is a share of the oracles that it was trained on."""
+    shape = {"split": "benchmark", "templates": "paper"}
+    first = document({"oracle": [40, 60], "t2l": [20, 30]}, **shape, label="recon-L")
+    second = document({"oracle": [20, 30], "t2l": [20, 30]}, **shape, label="recon-S")
+    for name, one in (("L", first), ("S", second)):
+        (tmp_path / f"benchmark-recon-{name}--cpu.json").write_text(json.dumps(one))
+
+    text = results.write(tmp_path, tmp_path)
+
+    assert "| t2l, recon-L | 20.0 | 30.0 | 25.0 (20.0 to 30.0) | 50 % (50 to 50) |" in text
+    assert "| t2l, recon-S | 20.0 | 30.0 | 25.0 (20.0 to 30.0) | 100 % (100 to 100) |" in text
+    assert "| oracle, recon-S | 20.0 | 30.0 | 25.0 (20.0 to 30.0) |  |" in text
+
+
 def test_one_evaluation_is_a_point_of_several_tables(tmp_path) -> None:
     """A label with commas names its number of tasks and its variant."""
     one = document({"t2l": [10.0], "t2l-shuffled": [4.0]}, label="tasks=588,variant=L")

@@ -142,7 +142,11 @@ def build_explainer(
     enter: Callable[[str], None] = _silent,
     progress: "Progress | None" = None,
 ) -> Router:
-    """Build a router that decides as the server does and answers with an echo; no base model."""
+    """
+    Build a router that decides as the server does and answers with an echo.
+
+    The base model's weights are loaded only for a hypernetwork that reads with them.
+    """
     if settings.engine == "echo":
         return build_router(settings)
     writing = load_writing(settings, enter=enter, progress=progress)

@@ -23,10 +23,12 @@ from t2l_router.mean_hypernet import AnyHypernet, MeanHypernet
 from t2l_router.reader import ReaderConfig
 
 DEFAULT = "default"
-# What ships: for descriptions; and for a few examples or full instructions, read by token.
+# What ships: one for a sentence's embedding, in milliseconds; one that reads sentences,
+# instructions and examples by token. By default both write together.
+SENTENCES, EXAMPLES = "default-sentences", "default-examples"
 SHIPPED = {
-    DEFAULT: "smollm2-135m-instruct-l",
-    "default-examples": "smollm2-135m-instruct-examples",
+    SENTENCES: "smollm2-135m-instruct-l",
+    EXAMPLES: "smollm2-135m-instruct-examples",
 }
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -80,8 +82,9 @@ def from_pretrained(
     Load a hypernetwork in float32 and evaluation mode.
 
     Args:
-        name: A directory, a hub repository, or of `SHIPPED`: ``default``, or ``default-examples``,
-            which reads tokens. Several, joined by ``+``, write adapters together.
+        name: A directory, a hub repository, or of `SHIPPED`: ``default-sentences``, or
+            ``default-examples``, which reads tokens. Several, joined by ``+``, write adapters
+            together; ``default`` is these two.
         revision: Commit of the hub repository.
 
     Raises:
@@ -97,10 +100,11 @@ def from_pretrained(
 
 def _members(name: str | Path) -> list[str]:
     # A directory may have the sign in its name.
-    members = [str(name)] if Path(name).is_dir() else str(name).split("+")
-    if not all(members):
+    named = [str(name)] if Path(name).is_dir() else str(name).split("+")
+    if not all(named):
         raise ConfigError(f"{str(name)!r}: a checkpoint's name is missing; join them as in a+b")
-    return members
+    members = [member for one in named for member in (SHIPPED if one == DEFAULT else [one])]
+    return list(dict.fromkeys(members))  # a mean of one with itself is that one
 
 
 def _load(name: str, revision: str | None) -> AnyHypernet:
@@ -183,8 +187,8 @@ def _locate(name: str, revision: str | None) -> Path:
     except (HfHubHTTPError, OSError) as error:
         why = str(error).partition("\n")[0]
         raise ModelUnavailable(
-            f"{name!r} is none of {', '.join(SHIPPED)}, and neither a checkpoint directory nor a "
-            f"reachable hub repository: {why}"
+            f"{name!r} is none of {', '.join((DEFAULT, *SHIPPED))}, and neither a checkpoint "
+            f"directory nor a reachable hub repository: {why}"
         ) from None
 
 

@@ -98,8 +98,9 @@ class Settings(BaseSettings):
     )
     hypernet: str = Field(
         "default",
-        description="Writes adapters: `default`, `default-examples` (reads examples), "
-        "or a checkpoint directory; several, joined by `+`, write together.",
+        description="Writes adapters: `default`, its parts `default-sentences` (the fastest, takes "
+        "no examples) and `default-examples`, or a checkpoint directory; several, joined by `+`, "
+        "write together.",
     )
     data_dir: Directory = Field(
         default_factory=lambda: user_data_path("t2l"), description="Holds the adapter library."

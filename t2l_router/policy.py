@@ -62,7 +62,7 @@ MEASURED = (
         encoder=_MINILM,
         hypernet_id="d47ebabe0bac9a36",
     ),
-    # The same encoder; default+default-examples.
+    # The same encoder; default.
     Thresholds(
         score=math.inf,
         margin=math.inf,

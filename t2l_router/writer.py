@@ -99,8 +99,8 @@ class Writer(Generic[W]):
         """
         if task.examples and self.reader is None:
             raise InvalidRequest(
-                "the hypernetwork that is loaded reads no examples; one that does is "
-                "default-examples (--hypernet default-examples, of the server where one answers)",
+                "the hypernetwork that is loaded reads no examples; one that does is default "
+                "(--hypernet default, of the server where one answers)",
                 param="t2l_examples",
             )
 

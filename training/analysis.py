@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--splits", default="validation,heldout_seen_family,heldout_unseen_family")
-    parser.add_argument("--checkpoint", default=checkpoint.DEFAULT)
+    parser.add_argument("--checkpoint", default=checkpoint.SENTENCES)
     parser.add_argument("--encoder", default="", help="name, or a file of stored embeddings")
     parser.add_argument("--images", type=Path, default=Path("docs/img"))
     parser.add_argument("--json", type=Path)

@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="heldout_seen_family,heldout_unseen_family")
     parser.add_argument("--limit", type=int, default=10, help="inputs a task")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", default=checkpoint.DEFAULT)
+    parser.add_argument("--checkpoint", default=checkpoint.SENTENCES)
     parser.add_argument("--cache", type=Path, help="of embeddings")
     parser.add_argument("--rows", type=Path, help="what pack wrote")
     parser.add_argument("--base", default="", help="directory or name; default: the checkpoint's")

@@ -131,6 +131,8 @@ def write(folder: Path, images: Path) -> str:
         "In parentheses: 95 % bootstrap intervals over tasks; those of differences are paired.",
         "`t2l minus it` is in ROUGE-L.",
         "What the systems are: [training.md](training.md). What failed: [log.md](log.md).",
+        "Until 2026-11-28 `default` was the name of `default-sentences` (`d47ebabe0bac9a36`),",
+        "and `default+default-examples` that of `default` (`fa7968adbc239ae7`).",
         "",
         "## Evaluations",
         "",

@@ -104,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=1, help="of each task and style")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    options = Options(args.corpus, queries=args.queries)
+    # Embeddings are packed, no texts: what reads tokens has none to read.
+    options = Options(args.corpus, checkpoint=checkpoint.SENTENCES, queries=args.queries)
     spec = checkpoint.from_pretrained(options.checkpoint).config
     generator = AdapterGenerator.load(options.checkpoint, base=spec.lora)
     encoder = TaskEncoder.load(models.pull(spec.encoder, cache_dir=Settings().cache_dir))

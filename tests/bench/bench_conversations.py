@@ -34,6 +34,7 @@ from t2l_router.router import Caller, Router
 from t2l_router.topics import Topic, Turn
 from t2l_router.wire import ChatRequest
 from tests.bench.report import publish
+from tests.e2e.program import HYPERNET
 from training.infer_head import CachedEncoder
 
 FOLDS = 5
@@ -257,11 +258,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     began = time.perf_counter()
     lines = args.conversations.read_text(encoding="utf8").splitlines()
     conversations = [json.loads(line) for line in lines if line]
-    encoder = bootstrap.load_writing(Settings()).encoder
+    encoder = bootstrap.load_writing(Settings(hypernet=HYPERNET)).encoder
     trained = heads.load(args.heads, encoder=encoder.fingerprint)
     held_out = cross_validated(conversations, Remembering(CachedEncoder(encoder), trained))
     with tempfile.TemporaryDirectory() as directory:
-        fields = {"data_dir": directory, "inference_heads": args.heads}
+        fields = {"data_dir": directory, "hypernet": HYPERNET, "inference_heads": args.heads}
         outcomes = asyncio.run(routed(conversations, load(fields)))
     if args.wrong:
         for o in outcomes:

@@ -46,7 +46,7 @@ from t2l_router import config
 from t2l_router.engines.fleet import Fleet, Server, rank
 from tests.adapter_files import add
 from tests.bench.report import publish, resident_mib
-from tests.e2e.program import Program, serving
+from tests.e2e.program import HYPERNET, Program, serving
 
 PATH = "/v1/chat/completions"
 READY_WITHIN_S = 600
@@ -170,7 +170,7 @@ def measure_routers(url: str, seconds: float, library: str, numbers: list[int]) 
         cwd = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         variables = {
             "T2L_CACHE_DIR": str(given.cache_dir),
-            "T2L_HYPERNET": given.hypernet,
+            "T2L_HYPERNET": HYPERNET,
             "T2L_LOG_LEVEL": "warning",
             "T2L_VLLM_URLS": url,
             "T2L_LIBRARY_BLOBS": str(cwd / "blobs"),

@@ -20,6 +20,7 @@ from t2l_router.bootstrap import build_router
 from t2l_router.router import Caller, Router
 from t2l_router.wire import ChatRequest, Message
 from tests.bench.report import publish, spread
+from tests.e2e.program import HYPERNET
 
 VERBS = ("Translate", "Summarise", "Classify", "Rewrite", "Explain", "Correct", "Extract", "Rank")
 THINGS = ("the review", "the legal text", "the poem", "the bug report", "the recipe", "the email")
@@ -73,7 +74,9 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
-        settings = config.load({"data_dir": directory, "generations_per_hour": 1_000_000})
+        settings = config.load(
+            {"data_dir": directory, "hypernet": HYPERNET, "generations_per_hour": 1_000_000}
+        )
         found = asyncio.run(measure(build_router(settings), arguments.n))
     publish(
         "generate",

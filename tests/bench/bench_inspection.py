@@ -21,6 +21,7 @@ from t2l_router.engines.base import AdapterRef, MeasuresLoss
 from t2l_router.lora import LoraWeights
 from t2l_router.router import Router
 from tests.bench.report import publish, spread
+from tests.e2e.program import HYPERNET
 from training.corpus import load_tasks
 
 SPLITS = ("heldout_seen_family", "heldout_unseen_family")
@@ -75,7 +76,7 @@ def main() -> None:
     began = time.perf_counter()
     tasks = load_tasks(arguments.corpus, SPLITS)[: arguments.n]
     with tempfile.TemporaryDirectory() as directory:
-        settings = config.load({"data_dir": directory})
+        settings = config.load({"data_dir": directory, "hypernet": HYPERNET})
         texts = [task.descriptions[0] for task in tasks]
         metrics = asyncio.run(measure(build_router(settings), texts, settings.max_loss_rise))
     publish(

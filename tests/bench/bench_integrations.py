@@ -23,7 +23,7 @@ from t2l_router.client import HttpClient
 from t2l_router.config import Settings
 from tests.bench.bench_server import MESSAGES, READY_WITHIN_S, workplace
 from tests.bench.report import publish, spread
-from tests.e2e.program import serving
+from tests.e2e.program import HYPERNET, serving
 
 TASK = {"t2l_description": "Answer briefly"}
 TURNS = [("user", MESSAGES[0]["content"])]
@@ -80,7 +80,7 @@ def main() -> None:
         server.wait_ready(READY_WITHIN_S)
         ours = HttpClient(server.url)
         llm = ChatT2L(base_url=server.url, model="echo", **TASK)
-        router = build_router(Settings(engine="echo", data_dir=cwd / "library"))
+        router = build_router(Settings(engine="echo", hypernet=HYPERNET, data_dir=cwd / "library"))
         local = ChatT2L(router=router, model="echo", **TASK)
         body = {"model": "echo", "messages": MESSAGES} | TASK
         create = reference.chat.completions.create

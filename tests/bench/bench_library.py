@@ -5,7 +5,7 @@ Growth of the adapter library: search, add, list and open, from 10^3 to 10^6 des
 
 Each library is filled by SQL (ten descriptions an adapter, adapters without files) and then used
 through `AdapterStore` alone; the adapters that are added one by one for the timing are whole, of
-the size of the default hypernetwork's, and synced to the disk.
+the size of those of `default-sentences`, and synced to the disk.
 """
 
 import argparse

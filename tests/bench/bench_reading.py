@@ -115,7 +115,7 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.perf_counter()
     metrics: dict[str, Any] = {}
-    for name, hypernet in (("reads", arguments.hypernet), ("embeddings", "default")):
+    for name, hypernet in (("reads", arguments.hypernet), ("embeddings", "default-sentences")):
         metrics |= {f"{name}_{key}": value for key, value in memory(hypernet).items()}
     with tempfile.TemporaryDirectory() as directory:
         changes = {"data_dir": directory, "hypernet": arguments.hypernet}
@@ -130,7 +130,7 @@ def main() -> None:
         module="bench_reading",
         base_model=settings.base_model,
         hypernet=arguments.hypernet,
-        embeddings_hypernet="default",
+        embeddings_hypernet="default-sentences",
     )
 
 

@@ -21,6 +21,7 @@ from t2l_router.policy import Thresholds
 from t2l_router.router import Caller, Router
 from t2l_router.wire import ChatRequest
 from tests.bench.report import publish, spread
+from tests.e2e.program import HYPERNET
 from tests.flights import ask, ask_from
 from tests.routers import open_store, request
 
@@ -163,7 +164,9 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:
-        settings = config.load({"data_dir": directory, "generations_per_hour": 1_000_000})
+        settings = config.load(
+            {"data_dir": directory, "hypernet": HYPERNET, "generations_per_hour": 1_000_000}
+        )
         metrics = asyncio.run(overhead(settings, arguments.n))
     metrics |= flights()
     publish("router", metrics, began=began, out=arguments.out, base_model=settings.base_model)

@@ -24,7 +24,7 @@ import httpx
 
 from t2l_router import config
 from tests.bench.report import publish, resident_mib, spread
-from tests.e2e.program import serving
+from tests.e2e.program import HYPERNET, serving
 
 PATH = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "Tell me about the capital of France and its river."}]
@@ -123,7 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.perf_counter()
     given = config.load()
-    settings = {"T2L_CACHE_DIR": str(given.cache_dir), "T2L_HYPERNET": given.hypernet}
+    settings = {"T2L_CACHE_DIR": str(given.cache_dir), "T2L_HYPERNET": HYPERNET}
     metrics = measure_start(settings, arguments.starts)
     with workplace() as cwd, serving("--engine", "echo", cwd=cwd, T2L_LOG_LEVEL="warning") as echo:
         echo.wait_ready(READY_WITHIN_S)

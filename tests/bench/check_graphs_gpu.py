@@ -154,7 +154,7 @@ def run(model: Any, *, use_graphs: bool, arguments: argparse.Namespace) -> Run:
     """Answer all requests in one way of stepping."""
     device = arguments.device
     spec = LoraSpec.from_model(model, base_model=NAME, base_fingerprint="0" * 64)
-    generator = AdapterGenerator.load(checkpoint.DEFAULT, base=spec, device=device)
+    generator = AdapterGenerator.load(checkpoint.SENTENCES, base=spec, device=device)
     random = np.random.default_rng(0)
     embeddings = random.standard_normal((N_ADAPTERS, 384)).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)

@@ -14,12 +14,15 @@ from t2l_router.gate import Gate
 from t2l_router.readiness import Readiness
 from t2l_router.server import create_app
 from tests.bench.bench_router import NEAR
+from tests.e2e.program import HYPERNET
 
 
 def main() -> None:
     """Serve; whatever is near an adapter is reused without a comparison."""
     port, directory = sys.argv[1:]
-    settings = config.load({"data_dir": directory, "generations_per_hour": 1_000_000})
+    settings = config.load(
+        {"data_dir": directory, "hypernet": HYPERNET, "generations_per_hour": 1_000_000}
+    )
     router = build_explainer(settings)
     router._library._thresholds["local"] = (time.monotonic() + 1e6, NEAR)
     readiness = Readiness()

@@ -26,7 +26,7 @@ ASKED = {
 @pytest.fixture(scope="module")
 def variables(model_cache) -> dict[str, str]:
     return {
-        "T2L_HYPERNET": "default-examples",
+        "T2L_HYPERNET": "default",
         "T2L_CACHE_DIR": str(model_cache),
         # A machine that does other things besides reads slowly.
         "T2L_GENERATION_TIMEOUT_S": "120",
@@ -100,4 +100,4 @@ def test_examples_that_nobody_reads(smollm2, minilm, model_cache, tmp_path):
 
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, "t2l_examples")
-    assert "--hypernet default-examples" in error["message"]
+    assert "--hypernet default" in error["message"]

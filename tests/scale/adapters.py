@@ -14,6 +14,7 @@ from t2l_router.engines.base import AdapterRef
 from t2l_router.engines.local import EngineLimits, LocalEngine
 from t2l_router.models import LocalModel
 from t2l_router.storage import LoraTensors, adapter_files
+from tests.e2e.program import HYPERNET
 
 TASKS = (
     "Translate the text into {}",
@@ -50,7 +51,7 @@ class Writer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._writing = load_writing(settings)
+        self._writing = load_writing(settings.model_copy(update={"hypernet": HYPERNET}))
         self._tensors = LoraTensors(self._writing.generator.spec)
 
     @property

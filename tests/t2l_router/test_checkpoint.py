@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2l_router import checkpoint
+from t2l_router import checkpoint, policy
 from t2l_router.errors import CheckpointMismatch, GenerationFailed, ModelCorrupt, ModelUnavailable
 from t2l_router.generator import AdapterGenerator
 from t2l_router.hypernet import Hypernet
@@ -125,11 +125,11 @@ def test_generator_refuses_unusable_adapters(saved) -> None:
 
 def test_shipped_checkpoint_loads() -> None:
     """The checkpoint in the package is whole, small, and has a card."""
-    hypernet = checkpoint.from_pretrained()
+    hypernet = checkpoint.from_pretrained(checkpoint.SENTENCES)
 
     assert hypernet.config.lora.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert hypernet.config.max_delta_norm is not None
-    folder = checkpoint._locate(checkpoint.DEFAULT, None)
+    folder = checkpoint._locate(checkpoint.SENTENCES, None)
     assert (folder / "model.safetensors").stat().st_size < 20e6
     assert "Limits" in (folder / "README.md").read_text()
 
@@ -139,4 +139,15 @@ def test_what_ships_fits_together(name: str) -> None:
     """Every checkpoint that ships loads, and the one for examples is the one that reads tokens."""
     config = checkpoint.from_pretrained(name).config
 
-    assert (config.reader is not None) == (name == "default-examples")
+    assert (config.reader is not None) == (name == checkpoint.EXAMPLES)
+
+
+def test_both_write_by_default() -> None:
+    """The default is both that ship, whether it is named or they are; thresholds are measured."""
+    both = checkpoint.from_pretrained()
+
+    assert both.config.lora.rank == 16
+    assert both.config.reader is not None
+    ids = {checkpoint.hypernet_id(n) for n in ("default", "+".join(checkpoint.SHIPPED))}
+    assert ids == {checkpoint.hypernet_id()}
+    assert checkpoint.hypernet_id() in {measured.hypernet_id for measured in policy.MEASURED}

@@ -151,12 +151,13 @@ def test_a_directory_may_have_a_plus_in_its_name(tmp_path) -> None:
 
 
 def test_what_ships_goes_together() -> None:
-    """The two checkpoints of the package, together."""
-    name = "default+default-examples"
+    """The two checkpoints of the package, together; naming one again changes nothing."""
+    name = "default"
     net = checkpoint.from_pretrained(name)
 
     assert net.config.lora.rank == 16
     assert [module.name for module in net.config.lora.modules] == ["o_proj", "q_proj", "v_proj"]
     assert net.config.reader is not None
+    assert checkpoint.hypernet_id(f"{name}+{checkpoint.EXAMPLES}") == checkpoint.hypernet_id(name)
     measured = policy.thresholds_for(net.config.encoder_fingerprint, checkpoint.hypernet_id(name))
     assert measured is not policy.UNCALIBRATED

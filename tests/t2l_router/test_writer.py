@@ -65,5 +65,5 @@ def test_nobody_reads(writer):
     one, two = (deaf.write(TaskDescription(text, "body")) for text in ("Shout it", "Sort it"))
 
     assert one.adapter_id == two.adapter_id
-    with pytest.raises(InvalidRequest, match="default-examples"):
+    with pytest.raises(InvalidRequest, match="one that does is default"):
         deaf.write(of_examples("", PAIRS))

@@ -76,6 +76,9 @@ def test_nothing_is_cut(tmp_path, monkeypatch):
 
 def test_names_the_hypernetwork():
     """Its id is the one by which adapters know what wrote them."""
-    shipped, _ = policy.MEASURED
+    small, both = policy.MEASURED
 
-    assert f"default ({shipped.hypernet_id}): L for" in _hypernet(Settings(hypernet="default"))
+    told = [_hypernet(Settings(hypernet=name)) for name in ("default-sentences", "default")]
+
+    assert f"default-sentences ({small.hypernet_id}): L for" in told[0]
+    assert f"default ({both.hypernet_id}): reads tokens, for" in told[1]

@@ -91,7 +91,7 @@ def test_the_one_that_ships(tmp_path) -> None:
     for number, output in enumerate(["good", "gut"]):
         file = tmp_path / f"{number}.jsonl"
         file.write_text(json.dumps({"input": "I loved it", "output": output}))
-        options = ["--hypernet", "default-examples", "--format", "json", "--examples", file]
+        options = ["--format", "json", "--examples", file]
         text = t2l("Is it good?", *options, "-o", tmp_path / str(number))
         ids.add(json.loads(text[text.index("{") :])["id"])
 
@@ -103,5 +103,6 @@ def test_hypernetwork_without_examples(tmp_path) -> None:
     """One that reads descriptions alone says so and names what to do."""
     file = tmp_path / "examples.jsonl"
     file.write_text(json.dumps(EXAMPLES[0]))
+    options = ["--hypernet", "default-sentences", "--examples", file]
 
-    assert "reads no examples" in t2l("--examples", file, "-o", tmp_path / "adapter", code=2)
+    assert "reads no examples" in t2l(*options, "-o", tmp_path / "adapter", code=2)

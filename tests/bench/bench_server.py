@@ -2,10 +2,11 @@
 The server as a whole: until it is ready, in memory, and per request beside bare FastAPI.
 
     python -m tests.bench.bench_server --out tests/bench/results
+    python -m tests.bench.bench_server --hypernet default --out tests/bench/results
 
 Starts ``t2l serve`` with the models in the cache, several times; then has it write adapters and
 answer eight streams side by side. The cost per request is that of the echo engine, whose answers a
-bare FastAPI application gives too.
+bare FastAPI application gives too; it is measured once, since no hypernetwork takes part in it.
 """
 
 import argparse
@@ -114,27 +115,44 @@ def workplace() -> Iterator[Path]:
         yield Path(directory)
 
 
+def measure_costs(n: int) -> dict[str, Any]:
+    """Milliseconds of a request beside bare FastAPI, by an engine that echoes."""
+    metrics: dict[str, Any] = {}
+    with workplace() as cwd, serving("--engine", "echo", cwd=cwd, T2L_LOG_LEVEL="warning") as echo:
+        echo.wait_ready(READY_WITHIN_S)
+        base = measure_requests(echo.url, n)
+        adapted = measure_requests(echo.url, n, t2l_description="Answer briefly")
+        metrics["resident_echo_mib"] = round(resident_mib(echo.process.pid), 1)
+    with bare() as url:
+        plain_fastapi = measure_requests(url, n)
+    for name, found in {"t2l": base, "t2l_adapted": adapted, "fastapi": plain_fastapi}.items():
+        metrics |= {f"{name}_{kind}_ms": times for kind, times in found.items()}
+    return metrics
+
+
 def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--n", type=int, default=1_000, help="requests of each kind")
+    parser.add_argument("--hypernet", default=HYPERNET)
     parser.add_argument("--out", type=Path, help="directory for the JSON document")
     arguments = parser.parse_args()
     began = time.perf_counter()
     given = config.load()
-    settings = {"T2L_CACHE_DIR": str(given.cache_dir), "T2L_HYPERNET": HYPERNET}
+    settings = {"T2L_CACHE_DIR": str(given.cache_dir), "T2L_HYPERNET": arguments.hypernet}
     metrics = measure_start(settings, arguments.starts)
-    with workplace() as cwd, serving("--engine", "echo", cwd=cwd, T2L_LOG_LEVEL="warning") as echo:
-        echo.wait_ready(READY_WITHIN_S)
-        base = measure_requests(echo.url, arguments.n)
-        adapted = measure_requests(echo.url, arguments.n, t2l_description="Answer briefly")
-        metrics["resident_echo_mib"] = round(resident_mib(echo.process.pid), 1)
-    with bare() as url:
-        plain_fastapi = measure_requests(url, arguments.n)
-    for name, found in {"t2l": base, "t2l_adapted": adapted, "fastapi": plain_fastapi}.items():
-        metrics |= {f"{name}_{kind}_ms": times for kind, times in found.items()}
-    publish("server", metrics, began=began, out=arguments.out, base_model=given.base_model)
+    facts = {"base_model": given.base_model, "hypernet": arguments.hypernet}
+    if arguments.hypernet == HYPERNET:
+        metrics |= measure_costs(arguments.n)
+    publish(
+        "server" if arguments.hypernet == HYPERNET else f"server-{arguments.hypernet}",
+        metrics,
+        began=began,
+        out=arguments.out,
+        module=f"bench_server --hypernet {arguments.hypernet}",
+        **facts,
+    )
 
 
 if __name__ == "__main__":

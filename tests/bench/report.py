@@ -52,7 +52,8 @@ def publish(
         metrics: What `spread` gave, or single numbers.
         began: `time.perf_counter` at the start.
         out: Directory of results.
-        module: Of the benchmark, if it isn't ``bench_`` and its name; with dots if elsewhere.
+        module: Of the benchmark, if it isn't ``bench_`` and its name; with dots if elsewhere, and
+            with flags that the figures depend on.
         setup: What else the figures depend on.
     """
     program = module or f"bench_{name}"

@@ -31,8 +31,8 @@ class MeanHypernet(nn.Module):
         delta_W = the mean of the delta_W of those members that can take all that is known of a
         task: a member that takes embeddings alone has no say where there are examples, no
         description, or one of more than `SENTENCE_MOST` tokens. A member changes nothing in
-        modules that it was not trained for. Ranks stand
-        side by side: the adapter's is the sum of the members'.
+        modules that it was not trained for. Ranks stand side by side: the adapter's is the sum of
+        the members'.
 
     Args:
         members: At least two, for one base model and one encoder; those that read tokens read the
